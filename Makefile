@@ -1,0 +1,71 @@
+# Every target sets up .venv first, if the lock or the project changed since the last time. `make help` lists them.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+LOCK := requirements.lock
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+UV := $(VENV)/bin/uv
+EPOCH14 := $(PYTHON) -m pipelines
+PRESET ?= first_light
+ARGS ?=
+
+.PHONY: help setup sweep ui test check format lock bench-healthy bench-stories
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 18
+
+setup: $(VENV)/.installed ## create .venv from the lock, by hash
+
+sweep: setup ## the main job: sweep real images, stop what spikes, say why (PRESET=, ARGS="--set key=value")
+	$(EPOCH14) sweep $(PRESET) $(ARGS)
+
+ui: setup ## open the MLflow UI on what was recorded
+	$(EPOCH14) ui $(ARGS)
+
+test: setup ## the test suite, with coverage (ARGS="-k word")
+	$(PYTHON) -m pytest --cov --cov-report=term $(ARGS)
+
+check: setup ## lint, format, types, import contracts
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(PYTHON) -m mypy
+	$(VENV)/bin/lint-imports --no-logo
+
+format: setup ## put the code into shape
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+
+lock: $(UV) ## write requirements.lock anew: versions and hashes, no address (ARGS=--upgrade for newer versions)
+	$(UV) pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --no-header --quiet --output-file $(LOCK) $(ARGS)
+
+bench-healthy: setup ## long healthy runs: the detector must stay silent
+	$(PYTHON) tests/benchmarks/healthy.py $(ARGS)
+
+bench-stories: setup ## the stories and counter-stories over ten seeds
+	$(PYTHON) tests/benchmarks/stories.py $(ARGS)
+
+# uv comes by pip, by its hash in the lock; all else comes by uv, since a machine's pip may be configured to other versions.
+$(UV):
+	@python= ; for name in python3.11 python3 python; do \
+		if "$$name" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; \
+		then python=$$name; break; fi; done; \
+	if [ -z "$$python" ]; then \
+		echo "epoch14: error: no Python 3.11 with its venv module on PATH; remedy: apt-get install python3.11-venv" >&2; \
+		exit 2; fi; \
+	"$$python" -m venv --clear $(VENV)
+	@echo "set-up: uv, then everything in $(LOCK)"
+	@awk '/^[^ #]/ { wanted = /^uv==/ } wanted' $(LOCK) > $(VENV)/uv.lock
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $(VENV)/uv.lock
+
+$(VENV)/.synced: $(LOCK) | $(UV)
+	@$(UV) pip sync --python $(PYTHON) --require-hashes --no-progress --quiet $(LOCK)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.synced pyproject.toml
+	@$(UV) pip install --python $(PYTHON) --no-deps --no-build-isolation --quiet --editable .
+	@touch $@

@@ -1,0 +1,114 @@
+"""What happened to each trial, out of Tune's callbacks: for the progress lines, and for the sweep's table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from ray.tune import Callback
+
+from trainables.errors import Epoch14Error
+
+TrialStatus = Literal["finished", "stopped", "pruned", "failed", "interrupted"]
+"""finished: all steps done; stopped: by a symptom; pruned: by the scheduler; failed: raised; interrupted: not over."""
+
+
+@dataclass
+class TrialOutcome:
+    """One trial as far as it came."""
+
+    trial_id: str
+    point: dict[str, Any]
+    """Axis -> value."""
+    status: TrialStatus = "interrupted"
+    row: dict[str, Any] = field(default_factory=dict)
+    """The last reported row, without its history."""
+    error: str = ""
+    """One line; empty unless failed."""
+
+
+class Listener(Protocol):
+    """Who wants to hear of trials as they run."""
+
+    def trial_reported(self, outcome: TrialOutcome) -> None:
+        """A row came in."""
+
+    def trial_ended(self, outcome: TrialOutcome) -> None:
+        """The trial is over."""
+
+
+class Outcomes(Callback):
+    """A Tune callback that keeps each trial's last row and how it ended."""
+
+    def __init__(self, listener: Listener | None = None) -> None:
+        self.trials: dict[str, TrialOutcome] = {}
+        self._listener = listener
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Keep the row; Tune calls this before the scheduler judges it."""
+        del iteration, trials, info
+        outcome = self._of(trial)
+        outcome.row = {key: value for key, value in result.items() if key not in ("history", "config")}
+        if self._listener:
+            self._listener.trial_reported(outcome)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """By its own end, or stopped by the stopper or the scheduler."""
+        del iteration, trials, info
+        outcome = self._of(trial)
+        phase = outcome.row.get("phase")
+        outcome.status = phase if phase in ("finished", "stopped") else "stopped" if phase == "diagnosing" else "pruned"
+        self._end(outcome)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """The trial function raised, or its process died."""
+        del iteration, trials, info
+        outcome = self._of(trial)
+        outcome.status, outcome.error = "failed", _error_line(trial)
+        self._end(outcome)
+
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        """Trials that ended before a restore, or never began, are known from Tune's own list."""
+        del info
+        known, self.trials = self.trials, {}
+        for trial in trials:
+            outcome = self.trials[trial.trial_id] = known.get(trial.trial_id) or self._of(trial)
+            if trial.trial_id not in known:
+                outcome.row = {key: value for key, value in (trial.last_result or {}).items() if key != "history"}
+                if trial.status == "TERMINATED" and outcome.row.get("phase") in ("finished", "stopped"):
+                    outcome.status = outcome.row["phase"]
+
+    def _of(self, trial: Any) -> TrialOutcome:
+        return self.trials.setdefault(trial.trial_id, TrialOutcome(trial.trial_id, dict(trial.config)))
+
+    def _end(self, outcome: TrialOutcome) -> None:
+        if self._listener:
+            self._listener.trial_ended(outcome)
+
+
+def _error_line(trial: Any) -> str:
+    """Type and first line of what the trial raised."""
+    from ray import cloudpickle
+
+    path = trial.pickled_error_file
+    if not path or not Path(path).is_file():
+        return "the trial's process ended without a word"
+    error = cloudpickle.loads(Path(path).read_bytes())
+    return describe_error(error)
+
+
+def describe_error(error: BaseException) -> str:
+    """One line for an exception that crossed Ray: the original's, not its wrappers'."""
+    failures: Mapping[int, BaseException] = getattr(error, "worker_failures", None) or {}
+    inner = next(iter(failures.values()), None) or getattr(error, "_base_exc", None) or getattr(error, "cause", None)
+    if isinstance(inner, BaseException) and inner is not error:
+        return describe_error(inner)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    message = lines[0] if lines else ""
+    if isinstance(error, Epoch14Error):
+        return message
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__

@@ -1,0 +1,336 @@
+"""The one helper that knows which Ray it is: start or join it, what it has, and what to disarm in it.
+
+Ray 2.54.1 is the last with `local_mode`. It also carries CVE-2026-41486: four Arrow extension types that it registers
+run a pickle out of any Parquet file that names them. `disarm_arrow_types` takes them out of the registry and puts inert
+ones in their place; the driver, the Tune actor and each Train worker call it before they read anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import os
+import socket
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from trainables.errors import ClusterError, ConfigError, complaint
+
+ARROW_TYPES = (
+    "ray.data.arrow_tensor",
+    "ray.data.arrow_tensor_v2",
+    "ray.data.arrow_variable_shaped_tensor",
+    "ray.data.arrow_pickled_object",
+)
+ENVIRONMENT = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""Train V2, polled 5 times a second; rows hold lists, which Tune's CSV and TensorBoard loggers can't write; Tune's own
+tables off; relative paths keep their meaning; CPU trials keep CUDA_VISIBLE_DEVICES, without a warning."""
+OBJECT_STORE_BYTES = 256 * 2**20
+"""Rows and code are all that passes through it."""
+STATE_API_TIMEOUT_S = 30
+CONNECT_TIMEOUT_S = 5.0
+DRIVER_RESOURCE = "trial_driver"
+HEAD_RESOURCE = "node:__internal_head__"
+LOCAL_MODE_TOKENS = (":task_name:", ":actor_name:", ":job_id:")
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one trial asks for."""
+
+    workers: int = 1
+    cpus_per_worker: int = 1
+    gpus_per_worker: float = 0.0
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What the Ray in use has."""
+
+    local_mode: bool
+    cpus: float
+    gpus: float
+    node_cpus: float
+    """CPUs of the largest node: a worker must fit on one."""
+    driver_resource: dict[str, float]
+    """What a driver of a worker group asks for: a place on the head that takes no CPU from the workers."""
+
+
+def prepare_environment() -> None:
+    """Set what Ray reads from the environment, where the user has not; call it before Ray is imported."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def disarm_arrow_types() -> None:
+    """Make Ray's four pickling Arrow types inert in this process, also against a later import of Ray (idempotent)."""
+    import pyarrow as pa
+
+    for name in ARROW_TYPES:
+        with contextlib.suppress(pa.ArrowKeyError):
+            pa.unregister_extension_type(name)
+        pa.register_extension_type(_inert_type(name))
+
+
+@contextlib.contextmanager
+def ray_session(*, local: bool, address: str | None, need: Need) -> Iterator[Cluster]:
+    """A Ray to run trials on: the caller's, the one at `address`, or one started here and shut down at the end.
+
+    Raises ConfigError where the Ray in use can't run a trial that needs `need`, ClusterError where none can be reached.
+    """
+    prepare_environment()
+    import ray
+
+    disarm_arrow_types()
+    if ray.is_initialized():
+        _check_callers_ray(local=local, address=address)
+        yield _checked(need)
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    with _without_resource_warnings():
+        if local:
+            _check_local(need.workers)
+            check_gpus(need, _machine_gpus(), "this machine")
+            _start_local_mode()
+        elif address:
+            _join(address)
+        else:
+            check_cpus(need, _machine_cpus(), _machine_cpus(), "this machine")
+            check_gpus(need, _machine_gpus(), "this machine")
+            _start(dashboard=need.workers > 1)
+    try:
+        yield _checked(need)
+    finally:
+        with _without_resource_warnings():
+            ray.shutdown()
+
+
+def tell_address_to_train() -> None:
+    """Give the worker groups that this process starts the address of their own Ray.
+
+    The actor that frees a dead group's CPUs asks the State API, and looks for it by the names of processes: where two
+    Rays run on one machine it finds two, gives up, and the next trial waits for ever.
+    """
+    import ray
+    from ray.train.v2._internal import constants
+
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    constants.ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
+
+
+def in_local_mode() -> bool:
+    """Whether the initialised Ray runs everything in this process."""
+    from ray._private import worker
+
+    return bool(worker.global_worker.mode == worker.LOCAL_MODE)
+
+
+def check_cpus(need: Need, total: float, largest_node: float, where: str) -> None:
+    """Raise ConfigError where a trial would wait for CPUs for ever."""
+    key, remedy = "resources.cpus_per_worker", "lower resources.cpus_per_worker or resources.workers"
+    if need.cpus_per_worker > largest_node:
+        allowed = f"at most {largest_node:g}, the CPUs of {where}"
+        raise ConfigError(complaint(key, need.cpus_per_worker, allowed, f"set {key}={max(1, int(largest_node))}"))
+    if need.workers * need.cpus_per_worker > total:
+        allowed = (
+            f"at most {int(total / need.workers)} with resources.workers={need.workers}: {where} has {total:g} CPUs"
+        )
+        raise ConfigError(complaint(key, need.cpus_per_worker, allowed, remedy))
+
+
+def check_gpus(need: Need, total: float, where: str) -> None:
+    """Raise ConfigError where a trial would wait for GPUs for ever."""
+    if need.workers * need.gpus_per_worker > total:
+        allowed = f"at most {total / need.workers:g} with resources.workers={need.workers}: {where} has {total:g} GPUs"
+        remedy = f"set resources.gpus_per_worker={total / need.workers:g}"
+        raise ConfigError(complaint("resources.gpus_per_worker", need.gpus_per_worker, allowed, remedy))
+
+
+@contextlib.contextmanager
+def quiet_tune() -> Iterator[None]:
+    """Keep Tune's log and local mode's control lines off the terminal; errors reach the user in the rows."""
+    logger = logging.getLogger("ray.tune")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with contextlib.ExitStack() as stack:
+            if in_local_mode():
+                stack.enter_context(contextlib.redirect_stdout(_Filter(sys.stdout)))
+                stack.enter_context(contextlib.redirect_stderr(_Filter(sys.stderr)))
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+class _Filter:
+    """A text stream without the tokens that local mode prints at each task."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return len(text) if text.startswith(LOCAL_MODE_TOKENS) else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _check_callers_ray(*, local: bool, address: str | None) -> None:
+    if address:
+        allowed = "none, for Ray runs in this process already"
+        raise ConfigError(complaint("address", address, allowed, "drop it, or call ray.shutdown() first"))
+    if local and not in_local_mode():
+        allowed = "False, for Ray runs in this process already and not in local mode"
+        raise ConfigError(complaint("local", local, allowed, "drop it, or call ray.shutdown() first"))
+
+
+def _check_local(workers: int) -> None:
+    if workers > 1:
+        remedy = "drop --local, or set resources.workers=1"
+        raise ConfigError(complaint("resources.workers", workers, "1 in local mode, which is one process", remedy))
+
+
+def _start_local_mode() -> None:
+    import ray
+
+    major, minor = (int(part) for part in ray.__version__.split(".")[:2])
+    if (major, minor) > (2, 54):
+        remedy = "install requirements.lock, which pins Ray 2.54.1, or drop --local"
+        raise ConfigError(complaint("--local", ray.__version__, "Ray up to 2.54, the last with local mode", remedy))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`local_mode` is an experimental", category=FutureWarning)
+        ray.init(local_mode=True, include_dashboard=False, **_quiet_init())
+
+
+def _start(*, dashboard: bool) -> None:
+    """Start Ray on this machine; the dashboard, which worker groups need and which takes 10 s, only for them."""
+    import ray
+
+    if dashboard and importlib.util.find_spec("aiohttp_cors") is None:
+        remedy = "install ray[default]: pip install -r requirements.lock"
+        raise ClusterError(complaint("ray", ray.__version__, "a Ray with its State API (the extra `default`)", remedy))
+    # Without an address Ray would join whatever cluster this machine happens to run.
+    ray.init(address="local", include_dashboard=dashboard, num_cpus=_machine_cpus(), **_quiet_init())
+
+
+def _quiet_init() -> dict[str, Any]:
+    return {"logging_level": logging.ERROR, "log_to_driver": False, "object_store_memory": OBJECT_STORE_BYTES}
+
+
+def _join(address: str) -> None:
+    import ray
+
+    try:
+        if address != "auto":
+            _knock(address)
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        remedy = "start Ray there (ray start --head) or drop --address; from outside the cluster use epoch14 submit"
+        allowed = f"HOST:6379 of a running Ray, or auto ({reason[:120]})"
+        raise ClusterError(complaint("--address", address, allowed, remedy)) from None
+
+
+def _knock(address: str) -> None:
+    """Raise OSError or ValueError unless something listens there: Ray itself asks for minutes, and logs it."""
+    if "://" in address:
+        raise ValueError("a URL")
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
+
+
+@contextlib.contextmanager
+def _without_resource_warnings() -> Iterator[None]:
+    """Ray leaves its log files and child processes to the garbage collector."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=ResourceWarning)
+        yield
+
+
+def _checked(need: Need) -> Cluster:
+    """The initialised Ray, found able to run trials of that size."""
+    cluster = _describe()
+    if cluster.local_mode:
+        _check_local(need.workers)
+        return cluster
+    check_cpus(need, cluster.cpus, cluster.node_cpus, "the Ray in use")
+    check_gpus(need, cluster.gpus, "the Ray in use")
+    if need.workers > 1:
+        _check_state_api()
+    return cluster
+
+
+def _describe() -> Cluster:
+    import ray
+    from ray._private.state import state
+
+    resources = ray.cluster_resources()
+    nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+    # Nodes that the autoscaler may still start count as well.
+    groups = getattr(state.get_cluster_config(), "node_group_configs", ())
+    most = state.get_max_resources_from_cluster_config() or {}
+    return Cluster(
+        local_mode=in_local_mode(),
+        cpus=max(resources.get("CPU", 0.0), most.get("CPU", 0.0)),
+        gpus=max(resources.get("GPU", 0.0), most.get("GPU", 0.0)),
+        node_cpus=max([*nodes, *(group.resources.get("CPU", 0.0) for group in groups)], default=0.0),
+        driver_resource={DRIVER_RESOURCE: 1} if DRIVER_RESOURCE in resources else {HEAD_RESOURCE: 0.001},
+    )
+
+
+def _check_state_api() -> None:
+    """Train frees a stopped trial's CPUs by the State API; without it the next trial waits for ever."""
+    import ray
+    from ray.util.state import list_nodes
+    from ray.util.state.exception import RayStateApiException
+
+    try:
+        list_nodes(ray.get_runtime_context().gcs_address, limit=1, timeout=STATE_API_TIMEOUT_S)
+    except (RayStateApiException, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        remedy = "install ray[default] on the head and start it with its dashboard, or set resources.workers=1"
+        raise ClusterError(complaint("ray", reason, "a Ray whose State API answers", remedy)) from None
+
+
+def _machine_cpus() -> int:
+    """CPUs as Ray counts them: those of the container, where there is one."""
+    from ray._private.utils import get_num_cpus
+
+    return int(get_num_cpus())
+
+
+def _machine_gpus() -> float:
+    from ray._private.accelerators import get_accelerator_manager_for_resource
+
+    manager = get_accelerator_manager_for_resource("GPU")
+    return float(manager.get_current_node_num_accelerators()) if manager else 0.0
+
+
+def _inert_type(name: str) -> Any:
+    """An Arrow type of that name which does nothing with the metadata of the file that asks for it."""
+    import pyarrow as pa
+
+    class Inert(pa.ExtensionType):  # type: ignore[misc]
+        def __init__(self, storage: Any) -> None:
+            super().__init__(storage, name)
+
+        def __arrow_ext_serialize__(self) -> bytes:
+            return b""
+
+        @classmethod
+        def __arrow_ext_deserialize__(cls, storage: Any, serialized: bytes) -> Inert:
+            return cls(storage)
+
+    return Inert(pa.null())

@@ -1,0 +1,99 @@
+"""One trial: in the Tune actor itself, or as a Ray Train worker group whose reports are passed on to Tune.
+
+The loop knows neither: `trainables.trial.run_trial` gets a config and a `report` callable, and a process group where
+Ray Train made one. A trial that Tune stops is killed, so nothing here reads a failure from an exception of its driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from infra.ray_runtime import Cluster, Need, disarm_arrow_types, prepare_environment, tell_address_to_train
+from infra.space import merge_point
+
+TuneFunction = Callable[[dict[str, Any]], None]
+
+
+def trial_function(base: Mapping[str, Any], need: Need, storage: str) -> TuneFunction:
+    """A Tune function trainable that runs the trial `base` at the point that it gets as its config.
+
+    `storage`: folder or URI for what Ray Train keeps of its worker groups.
+    """
+
+    def trial(point: dict[str, Any]) -> None:
+        values = merge_point(base, point)
+        if need.workers == 1:
+            _run_here(values)
+        else:
+            _run_worker_group(values, need, storage)
+
+    return trial
+
+
+def trial_resources(need: Need, cluster: Cluster) -> Any:
+    """What Tune reserves for one trial: its only worker's share, or the driver's place on the head."""
+    if cluster.local_mode:
+        return {"CPU": 1}
+    if need.workers > 1:
+        return dict(cluster.driver_resource)
+    return {"CPU": need.cpus_per_worker} | ({"GPU": need.gpus_per_worker} if need.gpus_per_worker else {})
+
+
+def _run_here(values: Mapping[str, Any]) -> None:
+    disarm_arrow_types()
+    from ray import tune
+
+    from trainables.config import TrialConfig
+    from trainables.trial import run_trial
+
+    run_trial(TrialConfig.parse(values), tune.report)
+
+
+def _run_worker_group(values: Mapping[str, Any], need: Need, storage: str) -> None:
+    prepare_environment()
+    disarm_arrow_types()
+    tell_address_to_train()
+    from ray import train, tune
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    per_worker = {"CPU": float(need.cpus_per_worker)}
+    trainer = TorchTrainer(
+        _run_worker,
+        train_loop_config=dict(values),
+        torch_config=TorchConfig(backend="nccl" if need.gpus_per_worker and values.get("device") != "cpu" else "gloo"),
+        scaling_config=train.ScalingConfig(
+            num_workers=need.workers,
+            use_gpu=bool(need.gpus_per_worker),
+            resources_per_worker=per_worker | ({"GPU": need.gpus_per_worker} if need.gpus_per_worker else {}),
+        ),
+        run_config=train.RunConfig(
+            name=f"train-{tune.get_context().get_trial_id()}",
+            storage_path=storage,
+            callbacks=[TuneReportCallback()],  # type: ignore[list-item] # typed for Train V1
+        ),
+    )
+    trainer.fit()
+
+
+def _run_worker(values: dict[str, Any]) -> None:
+    """One rank. Every rank reports, for Ray Train waits for all; rank 0's rows are the ones that count."""
+    disarm_arrow_types()
+    from ray import train
+
+    from trainables.config import TrialConfig
+    from trainables.trial import run_trial
+
+    config = TrialConfig.parse(values)
+    _choose_device(config.device)
+    run_trial(config, train.report)
+
+
+def _choose_device(device: str) -> None:
+    """Ranks of one node see all of its GPUs; make `cuda` mean this rank's."""
+    import torch
+    from ray.train.torch import get_device
+
+    if device != "cpu" and torch.cuda.is_available():
+        torch.cuda.set_device(get_device())

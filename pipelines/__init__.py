@@ -1,0 +1,1 @@
+"""What a person starts: the `epoch14` command and the sweeps behind it."""

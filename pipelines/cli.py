@@ -1,0 +1,158 @@
+"""The `epoch14` command: parse and call.
+
+Exit codes: 0; 1 the sweep failed; 2 bad input; 130 interrupted. Whatever a user can cause ends in one line on stderr.
+The work is imported where it is called, so that `epoch14 --help` need not load torch, ray and mlflow.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trainables.errors import Epoch14Error
+
+app = typer.Typer(
+    name="epoch14",
+    help="Find out by replay why a ResNet-50 run goes wrong, and prove the cure.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+Preset = Annotated[str, typer.Argument(metavar="PRESET_OR_YAML", help="A preset's name or the path of a YAML file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one key, such as optim.lr=0.1; repeatable."),
+]
+Storage = Annotated[str, typer.Option(metavar="FOLDER", help="The sweep's storage folder.")]
+Uri = Annotated[str | None, typer.Option(metavar="URI", help="MLflow tracking URI, if not the storage folder's own.")]
+
+
+@app.command()
+def sweep(
+    preset: Preset,
+    *,
+    overrides: Overrides = None,
+    local: Annotated[bool, typer.Option("--local", help="Everything in this process, for a debugger.")] = False,
+    address: Annotated[str | None, typer.Option(metavar="ADDRESS", help="A running Ray to join, or auto.")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Go on with an interrupted sweep.")] = None,
+) -> None:
+    """Run a sweep; stop the trials that go wrong, and say why."""
+    from pipelines.config import SweepConfig
+
+    config = SweepConfig.load(preset, overrides or [])
+    from rich.console import Console
+
+    from infra.tracking import without_password
+    from pipelines.report import print_report
+    from pipelines.sweep import run_sweep
+
+    try:
+        result = run_sweep(config, local=local, address=address, resume=resume)
+    except KeyboardInterrupt:
+        raise _interrupted("before a trial had started") from None
+    print_report(result, Console())
+    typer.echo(
+        f"MLflow: {without_password(result.tracking_uri)} experiment {result.experiment} run {result.parent_run_id}"
+    )
+    if result.interrupted:
+        again = ["epoch14", "sweep", preset, *_options("--set", *(overrides or []))]
+        again += ["--local"] * local + _options("--address", *filter(None, [address]))
+        raise _interrupted(f"go on with: {shlex.join([*again, '--resume', str(result.path)])}")
+    if result.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def ui(
+    *,
+    storage: Storage = "outputs",
+    uri: Uri = None,
+    port: Annotated[int, typer.Option(metavar="PORT", help="Port on this machine.")] = 5000,
+) -> None:
+    """Open the MLflow UI on what was recorded."""
+    from infra.tracking import default_tracking_uri, open_ui
+
+    open_ui(uri or default_tracking_uri(storage), port)
+
+
+@app.command()
+def explain(
+    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's name or id, as the sweep's table shows it.")],
+    *,
+    storage: Storage = "outputs",
+    uri: Uri = None,
+) -> None:
+    """Print why a trial went wrong, and the evidence."""
+    from rich.console import Console
+
+    from infra.tracking import default_tracking_uri
+    from pipelines.explain import explain as explain_trial
+
+    explain_trial(trial, uri or default_tracking_uri(storage), Console())
+
+
+@app.command()
+def config(preset: Preset, *, overrides: Overrides = None) -> None:
+    """Print the resolved config as YAML."""
+    from pipelines.config import SweepConfig
+
+    typer.echo(SweepConfig.load(preset, overrides or []).to_yaml(), nl=False)
+
+
+@app.command()
+def submit(
+    preset: Preset,
+    *,
+    address: Annotated[str, typer.Option(metavar="URL", help="The cluster's dashboard, http://HOST:8265.")],
+    overrides: Overrides = None,
+) -> None:
+    """Run a sweep as a job on a Ray cluster, follow its log, and say where its records are."""
+    from pipelines.submit import submit_sweep
+
+    submission = submit_sweep(preset, overrides or [], address=address)
+    typer.echo(f"job: {submission.job.job_id} on {address}")
+    try:
+        end, records = submission.follow(lambda text: typer.echo(text, nl=False))
+    except KeyboardInterrupt:
+        again = f"ray job stop {submission.job.job_id} --address {address}"
+        raise _interrupted(f"the job goes on; to end it: {again}") from None
+    typer.echo(f"job: {end.status.lower()}: {end.message}")
+    typer.echo(f"MLflow: {records}")
+    raise typer.Exit(end.exit_code)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    try:
+        code = app(args=arguments, prog_name="epoch14", standalone_mode=False)
+    except typer.TyperException as error:
+        usage = " ".join(["epoch14", *arguments[:1], "--help"]) if arguments[0] in COMMANDS else "epoch14 --help"
+        return _complain(f"{error.format_message().rstrip('.')}; remedy: see {usage}", error.exit_code)
+    except Epoch14Error as error:
+        return _complain(str(error), error.exit_code)
+    return int(code or 0)
+
+
+COMMANDS = tuple(command.callback.__name__ for command in app.registered_commands if command.callback)
+
+
+def _options(name: str, *values: str) -> list[str]:
+    return [word for value in values for word in (name, value)]
+
+
+def _interrupted(message: str) -> typer.Exit:
+    typer.echo(f"epoch14: interrupted: {message}", err=True)
+    return typer.Exit(INTERRUPTED)
+
+
+def _complain(message: str, code: int) -> int:
+    sys.stderr.write(f"epoch14: error: {' '.join(message.split())}\n")
+    return code

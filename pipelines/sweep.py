@@ -1,0 +1,203 @@
+"""run_sweep: config -> search -> results, through one code path in local mode, on one machine and on a cluster."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from infra.space import probe_points, trial_config
+from infra.tracking import check_tracking
+from infra.tracking_names import full_config, run_name
+from pipelines.checks import check_data, check_device, check_faults, resolve_paths
+from pipelines.config import SweepConfig
+from pipelines.progress import Progress
+from trainables.errors import ConfigError, complaint
+
+if TYPE_CHECKING:
+    from infra.ray_events import Outcomes, TrialOutcome
+    from infra.ray_runtime import Cluster, Need
+    from infra.ray_tune import TuneJob
+    from infra.tracking_callback import TrialTracker
+
+SWEEP_FILE = "sweep.yaml"
+"""The config that a sweep ran with, in its folder: a resume is checked against it."""
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One line of the final table."""
+
+    trial_id: str
+    name: str
+    params: dict[str, Any]
+    """What the trial changes: axis -> value."""
+    best_val_top1: float
+    steps: int
+    status: str
+    """finished, stopped (by a symptom), pruned (by the scheduler), failed, or interrupted."""
+    symptom: str = ""
+    cause: str = ""
+    group: str = ""
+    confidence: float = 0.0
+    remedy: str = ""
+    verified: bool = False
+    error: str = ""
+    """One line; empty unless failed."""
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep found."""
+
+    rows: list[TrialRow]
+    name: str
+    path: Path
+    """Folder of Tune's state, from which an interrupted sweep can be resumed."""
+    tracking_uri: str
+    experiment: str
+    parent_run_id: str
+    """The sweep's MLflow run."""
+    failed: int
+    """Trials that raised."""
+    interrupted: bool
+    """Ctrl-C came before all trials were over."""
+
+
+def run_sweep(
+    config: SweepConfig,
+    *,
+    local: bool = False,
+    address: str | None = None,
+    resume: str | Path | None = None,
+    write: Callable[[str], None] = print,
+) -> SweepResult:
+    """Run every trial of `config`; trials that fail are rows, not exceptions.
+
+    A Ray that the caller has initialised is used and left running; else one is started (`local`: in this process) or
+    joined (`address`), and left at the end. `resume`: the folder of an interrupted sweep of the same config. `write`
+    takes the lines of progress. Raises ConfigError, DataError, TrackingError or ClusterError before any trial starts,
+    SweepError if the search itself fails.
+    """
+    config = resolve_paths(config)
+    folder = _new_folder(config) if resume is None else _old_folder(config, Path(resume).expanduser().resolve())
+    check_faults(config)
+    if address is None:
+        check_device(config)
+    check_data(config)
+    check_tracking(config.tracking_uri)
+    from infra.ray_runtime import Need, ray_session
+
+    resources = config.resources
+    need = Need(resources.workers, resources.cpus_per_worker, resources.gpus_per_worker)
+    with ray_session(local=local, address=address, need=need) as cluster:
+        return _fit(config, folder, need, cluster, resume=resume is not None, write=write)
+
+
+def _fit(
+    config: SweepConfig, folder: Path, need: Need, cluster: Cluster, *, resume: bool, write: Callable[[str], None]
+) -> SweepResult:
+    from infra.ray_events import Outcomes
+    from infra.ray_tune import fit
+    from infra.tracking_callback import TrialTracker
+
+    uri, experiment = config.tracking_uri, config.tracking.experiment
+    tracker = TrialTracker(uri, experiment, config.name, config.model_dump(mode="json"))
+    outcomes = Outcomes(
+        Progress(
+            config.num_trials,
+            steps=lambda point: trial_config(config.trial, point).max_steps,
+            name=lambda point: trial_name(config, point),
+            write=write,
+        )
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SWEEP_FILE).write_text(config.to_yaml(), encoding="utf-8")
+    fit(_job(config, folder, need, cluster, tracker, outcomes), resume=resume)
+    rows = [_row(config, outcome) for outcome in outcomes.trials.values()]
+    parent_run_id = tracker.parent_run_id
+    tracker.finish(rows)
+    interrupted = any(row.status == "interrupted" for row in rows)
+    if interrupted:
+        write(f"interrupted; go on with: --resume {folder}")
+    failed = sum(row.status == "failed" for row in rows)
+    return SweepResult(rows, config.name, folder, uri, experiment, parent_run_id, failed, interrupted)
+
+
+def _job(
+    config: SweepConfig, folder: Path, need: Need, cluster: Cluster, tracker: TrialTracker, outcomes: Outcomes
+) -> TuneJob:
+    from infra.ray_search import asha, param_space, searcher
+    from infra.ray_trial import trial_function, trial_resources
+    from infra.ray_tune import TuneJob
+    from infra.stopper import LossSpikeStopper
+
+    search = config.search
+    trials = [trial_config(config.trial, point) for point in probe_points(config.axes)]
+    timeout_s = max(trial.diagnosis.timeout_s for trial in trials)
+    max_steps = max(trial.max_steps for trial in trials)
+    halving = asha(search.asha.grace_steps, search.asha.reduction_factor, max_steps, timeout_s) if search.asha else None
+    return TuneJob(
+        function=trial_function(config.trial, need, str(folder / "train")),
+        resources=trial_resources(need, cluster),
+        param_space=param_space(config.axes, search.kind),
+        num_samples=search.num_trials or 1,
+        # One process has room for one session of Tune's.
+        searcher=searcher(search.kind, search.seed, 1 if cluster.local_mode else search.max_concurrent),
+        scheduler=halving,
+        stopper=LossSpikeStopper(diagnosis_timeout_s=timeout_s),
+        reuse_actors=need.workers == 1 and not cluster.local_mode,
+        folder=folder,
+        callbacks=[tracker, outcomes],
+    )
+
+
+def trial_name(config: SweepConfig, point: Mapping[str, Any]) -> str:
+    """The trial's name, as its MLflow run has it."""
+    return run_name(full_config(config.trial, point), point, config.space)
+
+
+def _row(config: SweepConfig, outcome: TrialOutcome) -> TrialRow:
+    row = outcome.row
+    diagnosis = row.get("diagnosis") or {}
+    remedy = diagnosis.get("remedy") or {}
+    return TrialRow(
+        trial_id=outcome.trial_id,
+        name=trial_name(config, outcome.point),
+        params=outcome.point,
+        best_val_top1=float(row.get("best_val_top1", 0.0)),
+        steps=int(row.get("step", 0)),
+        status=outcome.status,
+        symptom=str(row.get("symptom", "")),
+        cause=str(diagnosis.get("cause", "")),
+        group=str(diagnosis.get("group", "")),
+        confidence=float(diagnosis.get("confidence", 0.0)),
+        remedy=str(remedy.get("text", "")),
+        verified=bool(remedy.get("verified", False)),
+        error=outcome.error,
+    )
+
+
+def _new_folder(config: SweepConfig) -> Path:
+    storage = Path(config.storage)
+    try:
+        storage.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        allowed = f"a folder that can be written ({error.strerror})"
+        raise ConfigError(complaint("storage", config.storage, allowed, "set storage=FOLDER")) from None
+    stem = storage / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return stem if not stem.exists() else stem.with_name(f"{stem.name}-{time.time_ns() % 10**6:06d}")
+
+
+def _old_folder(config: SweepConfig, folder: Path) -> Path:
+    from infra.ray_tune import can_resume
+
+    if not (folder / SWEEP_FILE).is_file() or not can_resume(folder):
+        allowed = "the folder of an interrupted sweep, as it was printed"
+        raise ConfigError(complaint("--resume", str(folder), allowed, "correct it or start a new sweep"))
+    if (folder / SWEEP_FILE).read_text(encoding="utf-8") != config.to_yaml():
+        allowed = f"a sweep of this very config ({folder / SWEEP_FILE})"
+        raise ConfigError(complaint("--resume", str(folder), allowed, f"give {folder / SWEEP_FILE} as the preset"))
+    return folder

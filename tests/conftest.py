@@ -1,0 +1,77 @@
+"""Data that the tests share. Nothing here names a place on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainables.data.index import ImageIndex, open_index
+from trainables.rng import generator
+
+TinyImages = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data that lies beside the repository; tests that need it are skipped where it is absent."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the shared data (../shared/data beside the repository) is absent")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clothing(shared_data: Path) -> Path:
+    """Real photos of ten kinds of clothing, 160 px, with train/ and val/."""
+    folder = shared_data / "clothing" / "160px"
+    if not folder.is_dir():
+        pytest.skip("the clothing photos (../shared/data/clothing/160px beside the repository) are absent")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digits_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder that holds the drawn digits; give it to a command as EPOCH14_CACHE."""
+    cache = tmp_path_factory.mktemp("epoch14-cache")
+    open_index("digits", cache_dir=cache)
+    return cache
+
+
+@pytest.fixture(scope="session")
+def digits_index(digits_cache: Path) -> ImageIndex:
+    """The embedded digits."""
+    return open_index("digits", cache_dir=digits_cache)
+
+
+@pytest.fixture
+def tiny_images(tmp_path: Path) -> TinyImages:
+    """A factory of small image folders of coloured noise; the same arguments write the same pixels."""
+
+    def write(
+        classes: tuple[str, ...] = ("cat", "dog"),
+        *,
+        train: int = 4,
+        val: int = 2,
+        size: tuple[int, int] = (40, 32),
+        suffix: str = ".png",
+        name: str = "images",
+    ) -> Path:
+        """Write `train` and `val` images of `size` (width, height) for each class; returns the folder."""
+        root = tmp_path / name
+        for split, count in (("train", train), ("val", val)):
+            for label in classes:
+                folder = root / split / label
+                folder.mkdir(parents=True)
+                for place in range(count):
+                    rng = generator("tiny_images", split, label, place)
+                    colour = rng.uniform(40, 215, size=3)
+                    noise = rng.normal(0, 25, size=(size[1], size[0], 3))
+                    pixels = np.clip(colour + noise, 0, 255).astype(np.uint8)
+                    Image.fromarray(pixels).save(folder / f"{place:03d}{suffix}")
+        return root
+
+    return write

@@ -1,0 +1,147 @@
+"""The `epoch14` command: its surface, its exit codes, Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer.core
+import typer.main
+
+from pipelines.cli import app, main
+from pipelines.config import SweepConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+SWEEP = """\
+name: tiny
+trial:
+  max_steps: 3
+  global_batch_size: 8
+  threads: 1
+  eval_every: 3
+  report_every: 1
+  model: {name: resnet18, norm: gn}
+  data: {image_size: 16}
+  schedule: {kind: constant}
+  diagnosis: {enabled: false}
+resources: {cpus_per_worker: 1}
+"""
+
+BROKEN_FAULT = """\
+def broken(recipe):
+    def change(ingredients):
+        raise RuntimeError("out of order at step 1")
+    return change
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, digits_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A sweep of one short trial on the digits, in an empty folder that is also the current one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EPOCH14_CACHE", str(digits_cache))
+    file = tmp_path / "tiny.yaml"
+    file.write_text(SWEEP, encoding="utf-8")
+    return file
+
+
+def test_surface_is_frozen() -> None:
+    """These commands with these arguments are what people's scripts rely on."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, typer.core.TyperGroup)
+    surface = {
+        name: [" ".join(parameter.opts) for parameter in command.params] for name, command in group.commands.items()
+    }
+    assert surface == {
+        "sweep": ["preset", "--set", "--local", "--address", "--resume"],
+        "ui": ["--storage", "--uri", "--port"],
+        "explain": ["trial", "--storage", "--uri"],
+        "config": ["preset", "--set"],
+        "submit": ["preset", "--address", "--set"],
+    }
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["sweep", "--help"], ["submit", "--help"]])
+def test_help_loads_nothing_slow(arguments: list[str]) -> None:
+    """Help comes without torch, ray and mlflow, which take seconds to import, and exits with 0."""
+    code = (
+        "import sys; from pipelines.cli import main; code = main(sys.argv[1:]); "
+        "slow = {'torch', 'ray', 'mlflow'} & set(sys.modules); assert not slow, slow; sys.exit(code)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, check=False, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "Usage: epoch14" in ended.stdout
+
+
+def test_config_prints_what_the_sweep_will_use(tiny: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """`epoch14 config` prints YAML with every default and override in it; read back, it is the same sweep."""
+    assert main(["config", str(tiny), "--set", "optim.lr=0.25", "--set", "search.max_concurrent=2"]) == 0
+    printed = tiny.with_name("printed.yaml")
+    printed.write_text(capfd.readouterr().out, encoding="utf-8")
+    again = SweepConfig.load(str(printed))
+    assert again.trial["optim"]["lr"] == 0.25
+    assert again.search.max_concurrent == 2
+    assert main(["config", str(printed)]) == 0
+    assert capfd.readouterr().out == printed.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("preset", sorted(path.stem for path in (ROOT / "pipelines" / "presets").glob("*.yaml")))
+def test_every_preset_resolves(preset: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """`epoch14 config` takes every preset that is installed."""
+    assert main(["config", preset]) == 0
+    assert capfd.readouterr().out.startswith("name: ")
+
+
+def test_sweep_ends_with_its_table_and_its_records(tiny: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A sweep whose trials finish exits with 0, shows the table and says where its records are."""
+    assert main(["sweep", str(tiny), "--local"]) == 0
+    shown = capfd.readouterr().out
+    assert "val top-1" in shown
+    assert f"MLflow: sqlite:///{tiny.parent}/outputs/mlflow.db" in shown.replace("\n", "")
+
+
+def test_sweep_with_a_failed_trial_exits_with_1(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A sweep one of whose trials raised shows its table and the error on one line, and exits with 1."""
+    tiny.with_name("broken.py").write_text(BROKEN_FAULT, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tiny.parent))
+    assert main(["sweep", str(tiny), "--local", "--set", "faults=[{use: 'broken:broken', start_step: 1}]"]) == 1
+    captured = capfd.readouterr()
+    assert "1 failed with an error" in captured.out
+    assert "out of order at step 1" in captured.out
+    assert "Traceback" not in captured.out + captured.err
+
+
+def test_interrupted_sweep_says_how_to_go_on(tiny: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Ctrl-C ends a sweep with exit code 130 and a command on one line; that command finishes the sweep."""
+    command = [sys.executable, "-m", "pipelines", "sweep", str(tiny), "--set", "max_steps=40"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command,
+        cwd=tiny.parent,
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert any("step " in line for line in iter(process.stdout.readline, ""))
+        # A terminal sends it to the whole process group.
+        os.killpg(process.pid, signal.SIGINT)
+        _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    [line] = stderr.splitlines()
+    assert line.startswith("epoch14: interrupted: go on with: epoch14 sweep ")
+    words = shlex.split(line.partition("go on with: ")[2])
+    assert words[-2] == "--resume"
+    assert main(words[1:]) == 0
+    assert "val top-1" in capfd.readouterr().out

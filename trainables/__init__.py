@@ -1,0 +1,1 @@
+"""What runs inside a trial: pure PyTorch, no ray, no mlflow, no boto3."""

@@ -1,0 +1,99 @@
+"""Mean and standard deviation of each colour channel of a data set, counted once and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from trainables.errors import DataError, complaint
+
+MAX_IMAGES = 2000
+"""Images that are decoded; of a larger set, this many evenly spaced ones."""
+
+Channels = tuple[float, float, float]
+
+
+def channel_statistics(root: str, paths: Sequence[str], cache_dir: Path) -> tuple[Channels, Channels]:
+    """Per-channel mean and standard deviation of the stored pixels / 255, every pixel counted once.
+
+    Exact (integer counts) over the images that it reads: all of them, or `MAX_IMAGES` evenly spaced ones. Kept in
+    `cache_dir`/channels/, keyed by name, size and time of change of these images.
+
+    Args:
+        root: the data set's folder, which `paths` lie in.
+        paths: the training images.
+        cache_dir: holds the kept results.
+
+    Raises:
+        DataError: an image doesn't decode, or a channel is constant over the whole set.
+
+    """
+    chosen = paths if len(paths) <= MAX_IMAGES else [paths[i * len(paths) // MAX_IMAGES] for i in range(MAX_IMAGES)]
+    kept = cache_dir / "channels" / f"{_fingerprint(root, chosen)}.json"
+    found = _read(kept)
+    if found is None:
+        found = _moments(_histogram(chosen))
+        _write(kept, found)
+    mean, std = found
+    if min(std) <= 0.0:
+        raise DataError(complaint("data.path", root, "images that differ in every colour channel", "check the images"))
+    return mean, std
+
+
+def _fingerprint(root: str, paths: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        status = Path(path).stat()
+        digest.update(f"{os.path.relpath(path, root)}\x00{status.st_size}\x00{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:32]
+
+
+def _histogram(paths: Sequence[str]) -> np.ndarray:
+    """Count the values of each channel: int64 [3, 256]."""
+    # Torch takes seconds to import, and a kept result needs none of it.
+    from trainables.data.decode import decode_rgb
+
+    counts = np.zeros((3, 256), dtype=np.int64)
+    for path in paths:
+        for channel, values in enumerate(decode_rgb(path).numpy()):
+            counts[channel] += np.bincount(values.reshape(-1), minlength=256)
+    return counts
+
+
+def _moments(counts: np.ndarray) -> tuple[Channels, Channels]:
+    values = np.arange(256, dtype=np.int64)
+    means, stds = [], []
+    for row in counts:
+        total, first, second = int(row.sum()), int((row * values).sum()), int((row * values**2).sum())
+        means.append(first / total / 255.0)
+        stds.append(math.sqrt(total * second - first**2) / total / 255.0)
+    return (means[0], means[1], means[2]), (stds[0], stds[1], stds[2])
+
+
+def _read(kept: Path) -> tuple[Channels, Channels] | None:
+    try:
+        content = json.loads(kept.read_text())
+        mean, std = (tuple(float(value) for value in content[key]) for key in ("mean", "std"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return (mean, std) if len(mean) == len(std) == 3 else None
+
+
+def _write(kept: Path, moments: tuple[Channels, Channels]) -> None:
+    """Keep the result where the folder can be written; a read-only cache costs time, not the run."""
+    partial = kept.with_name(f"{kept.name}.{uuid.uuid4().hex}")
+    with suppress(OSError):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_text(json.dumps({"mean": moments[0], "std": moments[1]}))
+            partial.replace(kept)
+        finally:
+            partial.unlink(missing_ok=True)

@@ -1,0 +1,146 @@
+"""Which images there are: an image folder with train/ and val/, each of class folders, or the embedded digits."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from trainables.data.channels import channel_statistics
+from trainables.errors import DataError, complaint
+
+EXTENSIONS = (".jpg", ".jpeg", ".png")
+"""Names of image files end so, in any case."""
+LAYOUT = "'digits' or a folder with train/ and val/, each of class folders with JPEG or PNG files"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Samples of one split; a sample's id is its place here."""
+
+    paths: tuple[str, ...]
+    """Absolute path of each image."""
+    labels: np.ndarray
+    """Class of each image, int64 [n]."""
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+@dataclass(frozen=True)
+class ImageIndex:
+    """A data set: its classes, its two splits and the moments of its training pixels."""
+
+    root: str
+    """Absolute path of the folder with train/ and val/."""
+    classes: tuple[str, ...]
+    """Class names, sorted; a label is a place here."""
+    train: Split
+    val: Split
+    channel_mean: tuple[float, float, float]
+    """Mean of the stored training pixels / 255, for R, G and B."""
+    channel_std: tuple[float, float, float]
+    """Standard deviation of the stored training pixels / 255, for R, G and B."""
+
+
+def open_index(path: str, *, cache_dir: Path | None = None) -> ImageIndex:
+    """List a data set. The same files give the same index in any order of listing.
+
+    Args:
+        path: `digits`, or a folder with train/ and val/, each of class folders.
+        cache_dir: holds the drawn digits and channel statistics; None: $EPOCH14_CACHE or ~/.cache/epoch14.
+
+    Raises:
+        DataError: the folder is missing or not of that layout, a class or split has no images, or one doesn't decode.
+
+    """
+    cache = default_cache_dir() if cache_dir is None else cache_dir
+    try:
+        return _open(path, cache)
+    except OSError as error:
+        remedy = f"check {error.filename}" if error.filename else "check data.path"
+        raise DataError(complaint("data.path", path, f"files that can be read ({error.strerror})", remedy)) from None
+
+
+def _open(path: str, cache: Path) -> ImageIndex:
+    if path == "digits":
+        from trainables.data.digits import write_digits
+
+        root = str(write_digits(cache).resolve())
+    else:
+        root = str(Path(path).expanduser().resolve())
+        _check_layout(path, root)
+    classes = _class_names(f"{root}/train")
+    _check_classes(path, classes, _class_names(f"{root}/val"))
+    train = _list_split(f"{root}/train", classes)
+    val = _list_split(f"{root}/val", classes)
+    _check_images(path, classes, train, val)
+    mean, std = channel_statistics(root, train.paths, cache)
+    return ImageIndex(root, classes, train, val, mean, std)
+
+
+def default_cache_dir() -> Path:
+    """Folder for what is made once: $EPOCH14_CACHE, or ~/.cache/epoch14."""
+    return Path(os.environ.get("EPOCH14_CACHE") or Path.home() / ".cache" / "epoch14").expanduser()
+
+
+def _class_names(folder: str) -> tuple[str, ...]:
+    with os.scandir(folder) as entries:
+        return tuple(sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")))
+
+
+def _list_split(folder: str, classes: tuple[str, ...]) -> Split:
+    paths: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = _image_files(f"{folder}/{name}")
+        paths += found
+        labels += [label] * len(found)
+    return Split(tuple(paths), np.array(labels, dtype=np.int64))
+
+
+def _image_files(folder: str) -> list[str]:
+    """Image files in `folder` and below it, sorted; none where there is no such folder."""
+    found = []
+    for parent, _, names in os.walk(folder, followlinks=True):
+        found += [f"{parent}/{name}" for name in names if _is_image(name)]
+    return sorted(found)
+
+
+def _is_image(name: str) -> bool:
+    # macOS leaves "._name.jpg" files that hold no image.
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+
+
+def _check_layout(path: str, root: str) -> None:
+    if not Path(root).is_dir():
+        raise DataError(complaint("data.path", path, LAYOUT, f"create {root} or correct data.path"))
+    for split in ("train", "val"):
+        if not Path(root, split).is_dir():
+            remedy = f"create {root}/{split} or correct data.path"
+            raise DataError(complaint("data.path", path, f"{LAYOUT} ({split}/ is missing)", remedy))
+
+
+def _check_classes(path: str, train: tuple[str, ...], val: tuple[str, ...]) -> None:
+    if not train:
+        remedy = "add class folders to train/"
+        raise DataError(complaint("data.path", path, f"{LAYOUT} (train/ has no class folder)", remedy))
+    unknown = [name for name in val if name not in set(train)]
+    if unknown:
+        few = ", ".join(repr(name) for name in unknown[:3]) + (", ..." if len(unknown) > 3 else "")
+        remedy = "add them to train/ or remove them from val/"
+        raise DataError(complaint("data.path", path, f"classes of val/ that train/ has too (it lacks {few})", remedy))
+
+
+def _check_images(path: str, classes: tuple[str, ...], train: Split, val: Split) -> None:
+    counts = np.bincount(train.labels, minlength=len(classes))
+    for folder, empty in (("train/", len(train) == 0), ("val/", len(val) == 0)):
+        if empty:
+            remedy = f"add images to the class folders of {folder}"
+            raise DataError(complaint("data.path", path, f"{LAYOUT} ({folder} has no images)", remedy))
+    if counts.min() == 0:
+        name = classes[int(counts.argmin())]
+        remedy = f"add images to train/{name}/ or remove it"
+        raise DataError(complaint("data.path", path, f"{LAYOUT} (train/{name}/ has no images)", remedy))

@@ -1,0 +1,86 @@
+"""Batches made ahead of the step that needs them, by threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, Self, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Prefetcher(Generic[Item]):
+    """Random access to `fetch(step)` with the steps that follow already in the making.
+
+    Changes nothing but speed as long as `fetch` is a pure function of the step. Threads start with the first `get`.
+
+    Args:
+        fetch: makes the item of a step; called from several threads at once.
+        threads: threads that work ahead; 0 calls `fetch` in `get`.
+        ahead: steps made ahead, which bounds the memory; None: threads + 1.
+        stop_step: first step that is never asked for, so that none is made for nothing; None: endless.
+
+    """
+
+    def __init__(
+        self, fetch: Callable[[int], Item], threads: int, *, ahead: int | None = None, stop_step: int | None = None
+    ) -> None:
+        assert threads >= 0
+        self._fetch = fetch
+        self._threads = threads
+        self._ahead = threads + 1 if ahead is None else ahead
+        self._stop_step = stop_step
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+        self._futures: dict[int, Future[Item]] = {}
+        self._closed = False
+
+    def get(self, step: int) -> Item:
+        """Return the item of `step`, waiting for it where it isn't ready; raises what `fetch(step)` raised."""
+        if self._threads == 0:
+            return self._fetch(step)
+        with self._lock:
+            assert not self._closed, "get() after close()"
+            self._plan(step)
+            future = self._futures.pop(step)
+        return future.result()
+
+    def drop(self) -> None:
+        """Forget everything made ahead, as after a rollback or when what `fetch` makes has changed.
+
+        Work in progress ends unseen in the background: no later `get` returns it.
+        """
+        with self._lock:
+            self._forget(list(self._futures))
+
+    def close(self) -> None:
+        """Drop everything and end the threads; returns when the last one is gone. May be called twice."""
+        with self._lock:
+            self._closed = True
+            self._forget(list(self._futures))
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _plan(self, step: int) -> None:
+        """Have `step` and the steps after it in the making, and nothing else."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="prefetch")
+        end = step + 1 + self._ahead
+        if self._stop_step is not None:
+            end = max(step + 1, min(end, self._stop_step))
+        self._forget([other for other in self._futures if not step <= other < end])
+        for wanted in range(step, end):
+            if wanted not in self._futures:
+                self._futures[wanted] = self._pool.submit(self._fetch, wanted)
+
+    def _forget(self, steps: list[int]) -> None:
+        for step in steps:
+            self._futures.pop(step).cancel()

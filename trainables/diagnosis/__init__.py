@@ -1,0 +1,1 @@
+"""Why a run went wrong, by replay: snapshots -> replay -> probes -> verdict -> remedy."""

@@ -1,0 +1,147 @@
+"""Run a stretch of training again with some ingredients swapped, and say how bad it was.
+
+A replay starts from a snapshot copied into the live state. Severity has two parts, since a poisoned batch scores
+badly without damage and a hot learning rate damages while any batch looks fine first: the losses of the replayed
+batches, and the loss of a fixed clean batch before and after.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+import numpy as np
+
+from trainables.baseline import NON_FINITE_SCORE, erratic_score
+from trainables.config import DetectorConfig
+from trainables.detectors import Symptom
+from trainables.ingredients import Ingredients, Stream, Swap, load_batch, with_swaps
+from trainables.loop import run_steps, score_batch
+from trainables.rng import generator
+from trainables.signals import StepSignals
+from trainables.state import Snapshot, TrainState
+
+WEIGHT_NOISE = 1e-6
+"""Relative noise on the weights that a placebo adds."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What a replay did."""
+
+    signals: tuple[StepSignals, ...]
+    clean_before: float
+    """Loss of the fixed clean batch from the snapshot, in nats."""
+    clean_after: float
+    """The same after the last replayed step."""
+
+    def curve(self) -> list[list[float]]:
+        """[[step, loss], ...], finite losses only."""
+        return [[s.step, round(s.loss, 6)] for s in self.signals if math.isfinite(s.loss)]
+
+
+@dataclass(frozen=True)
+class Severity:
+    """Scores replays of one symptom, in the units that the detector uses."""
+
+    symptom: Symptom
+    detector: DetectorConfig
+    present: float
+    """Severity from which the event counts as present."""
+
+    def __call__(self, replay: Replay) -> float:
+        """Severity of the event in `replay`; NON_FINITE_SCORE where a step was not finite."""
+        baseline, window = self.symptom.baseline, self.window
+        after_onset = [s for s in replay.signals if s.step >= self.symptom.onset]
+        if self.symptom.kind == "input_shift":
+            return baseline.stretch_score(after_onset)
+        losses = [s.loss if s.finite else math.nan for s in after_onset]
+        if not all(map(math.isfinite, losses)):
+            return NON_FINITE_SCORE
+        if self.symptom.kind == "instability":
+            return erratic_score(losses[-self.detector.erratic_window :], baseline.chance)
+        scores = [baseline.loss_score(loss) for loss in losses]
+        batch = max(median(scores[i : i + window]) for i in range(max(1, len(scores) - window + 1)))
+        damage = (replay.clean_after - replay.clean_before) / baseline.noise
+        return min(NON_FINITE_SCORE, max(batch, damage if math.isfinite(damage) else NON_FINITE_SCORE))
+
+    @property
+    def window(self) -> int:
+        """Consecutive steps whose median loss counts: as many as the detector's rule looks at."""
+        return self.detector.min_history if self.symptom.kind == "divergence" else self.detector.confirm
+
+    def settled(self, signals: Sequence[StepSignals]) -> bool:
+        """Whether the last losses already make the event present, whatever comes after."""
+        if self.symptom.kind in ("input_shift", "instability"):
+            return False
+        last = [s for s in signals[-self.window :] if s.step >= self.symptom.onset]
+        if any(not s.finite for s in last):
+            return True
+        scores = [self.symptom.baseline.loss_score(s.loss) for s in last]
+        return len(scores) == self.window and median(scores) >= self.present
+
+
+class Replayer:
+    """Replays stretches of one run on its live state; the caller restores the state when it is done.
+
+    Args:
+        state: the live state; its storage is reused.
+        stream: the run as it was, faults included.
+        clean: ingredients of a fixed reference batch, trained on by no replay.
+        loader_threads: threads that decode ahead.
+
+    """
+
+    def __init__(self, state: TrainState, stream: Stream, clean: Ingredients, loader_threads: int) -> None:
+        self.state = state
+        self.stream = stream
+        self.clean = clean
+        self.clean_batch = load_batch(clean, state.ranks)
+        self.loader_threads = loader_threads
+        self.steps = 0
+        """Steps replayed so far."""
+
+    def run(
+        self,
+        snapshot: Snapshot,
+        stop: int,
+        swaps: Sequence[Swap] = (),
+        *,
+        placebo: int | None = None,
+        settled: Callable[[Sequence[StepSignals]], bool] = lambda signals: False,
+    ) -> Replay:
+        """Replay [snapshot.step, stop) with `swaps`, or until `settled`.
+
+        A placebo changes what can't matter, keyed by its number: the order within each batch and 1e-6 of weight noise.
+        """
+        self.state.restore(snapshot)
+        if placebo is not None:
+            self.state.add_weight_noise(WEIGHT_NOISE, seed=placebo)
+            swaps = [*swaps, shuffled_within_batch(placebo)]
+        before = score_batch(self.state, self.clean, self.clean_batch)
+        stream = with_swaps(self.stream, swaps)
+        signals: list[StepSignals] = []
+        for step_signals in run_steps(self.state, stream, snapshot.step, stop, loader_threads=self.loader_threads):
+            signals.append(step_signals)
+            if settled(signals):
+                break
+        self.steps += len(signals)
+        return Replay(tuple(signals), before, score_batch(self.state, self.clean, self.clean_batch))
+
+
+def shuffled_within_batch(key: int) -> Swap:
+    """The same samples in another order: nothing but rounding may change."""
+
+    def apply(ingredients: Ingredients) -> Ingredients:
+        order = generator("placebo", key, ingredients.step).permutation(len(ingredients.sample_ids))
+        return replace(ingredients, sample_ids=ingredients.sample_ids[order], epochs=ingredients.epochs[order])
+
+    return Swap(f"order within the batch, draw {key}", apply)
+
+
+def equal_bits(replay: Replay, recorded: dict[int, float]) -> bool:
+    """Whether every replayed loss that was recorded came back with the same bits."""
+    pairs = [(s.loss, recorded[s.step]) for s in replay.signals if s.step in recorded]
+    return bool(pairs) and all(np.float64(a).tobytes() == np.float64(b).tobytes() for a, b in pairs)

@@ -1,0 +1,124 @@
+"""The result of a diagnosis, and the rule that turns replays into a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from trainables.detectors import Symptom
+from trainables.diagnosis.references import Ingredient
+
+Answer = Literal["yes", "no", "inconclusive", "not tested"]
+UNEXPLAINED = "unexplained"
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Severity at which an event counts as present, and up to which it counts as absent."""
+
+    present: float
+    absent: float
+
+    def is_present(self, severity: float) -> bool:
+        """Whether the event is there."""
+        return severity >= self.present
+
+    def is_absent(self, severity: float) -> bool:
+        """Whether it is not; between the two a replay has no vote."""
+        return severity <= self.absent
+
+    def necessary(self, severity_without: float) -> Answer:
+        """Swapping the ingredient out makes the event vanish."""
+        return (
+            "yes" if self.is_absent(severity_without) else "no" if self.is_present(severity_without) else "inconclusive"
+        )
+
+    def sufficient(self, severity_alone: float) -> Answer:
+        """The ingredient alone, in an otherwise reference run, makes the event appear."""
+        return "yes" if self.is_present(severity_alone) else "no" if self.is_absent(severity_alone) else "inconclusive"
+
+
+@dataclass(frozen=True)
+class SwapResult:
+    """One row of the necessary / sufficient table."""
+
+    ingredient: Ingredient
+    swap: str
+    severity_without: float
+    """Severity with this ingredient alone swapped for its reference."""
+    necessary: Answer
+    severity_alone: float | None = None
+    """Severity with every other ingredient swapped for its reference; None: not tested."""
+    sufficient: Answer = "not tested"
+    evidence: str = ""
+
+    @property
+    def is_cause(self) -> bool:
+        """Both necessary and sufficient."""
+        return self.necessary == "yes" and self.sufficient == "yes"
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Replays that must come out as expected before any verdict."""
+
+    exact: float
+    """Severity of the run replayed as it was."""
+    exact_bits_equal: bool
+    """Whether its losses came back with the same bits."""
+    snapshot_step: int
+    horizon: int
+    """Steps replayed from the onset on."""
+    placebo: list[float] = field(default_factory=list)
+    """Severities with only the order within the batch and 1e-6 of the weights changed."""
+    all_reference: float | None = None
+    """Severity with every ingredient at its reference value; None: not reached."""
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A change that a replay was tried with."""
+
+    change: dict[str, Any]
+    """Dotted config keys and their new values; empty where the fault lies outside the config."""
+    text: str
+    verified: bool
+    severity: float
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The verdict and everything that it rests on."""
+
+    symptom: Symptom
+    epoch: int
+    cause: str
+    group: str
+    confidence: float
+    summary: str
+    table: list[SwapResult]
+    controls: Controls
+    curves: dict[str, list[list[float]]] = field(default_factory=dict)
+    remedy: Remedy | None = None
+    replayed_steps: int = 0
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; the layout of `diagnosis.json`."""
+        content = asdict(self)
+        content.pop("epoch")
+        baseline = content["symptom"].pop("baseline")
+        content["symptom"] |= {"epoch": self.epoch, "baseline_loss": baseline["level"], "noise": baseline["noise"]}
+        return content
+
+
+def confidence_of(agreed: int, of: int) -> float:
+    """Laplace's rule of succession: the chance that the next replay would agree too."""
+    return (agreed + 1) / (of + 2)
+
+
+def leading_cause(table: Sequence[SwapResult]) -> SwapResult | None:
+    """The one ingredient that is both necessary and sufficient; None where there is none, or more than one."""
+    causes = [row for row in table if row.is_cause]
+    return causes[0] if len(causes) == 1 else None

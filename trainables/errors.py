@@ -1,0 +1,49 @@
+"""Every error that epoch14 raises for its users.
+
+    Epoch14Error
+    ├── ConfigError          a key of a config, an override or a preset name is wrong     (exit 2)
+    ├── DataError            the data set is missing, empty, damaged or too small         (exit 2)
+    ├── TrackingError        the MLflow server or its store can't be used                 (exit 2)
+    ├── ClusterError         a Ray cluster can't be reached or refuses the job            (exit 2)
+    └── SweepError           the sweep ran and failed                                     (exit 1)
+
+Each message is one line: the key, the value, what is allowed, the remedy.
+"""
+
+from __future__ import annotations
+
+
+class Epoch14Error(ValueError):
+    """Base of everything that a user can cause; its message is one line."""
+
+    exit_code = 2
+
+
+class ConfigError(Epoch14Error):
+    """A config key, an override or a preset name is wrong."""
+
+
+class DataError(Epoch14Error):
+    """The data set is missing, empty, damaged or too small for the batch."""
+
+
+class TrackingError(Epoch14Error):
+    """The MLflow server or its store can't be used."""
+
+
+class ClusterError(Epoch14Error):
+    """A Ray cluster can't be reached or refuses the job."""
+
+
+class SweepError(Epoch14Error):
+    """The sweep ran and failed."""
+
+    exit_code = 1
+
+
+def complaint(key: str, value: object, allowed: str, remedy: str) -> str:
+    """One line that names the key, the value, what is allowed and the remedy."""
+    shown = repr(value)
+    if len(shown) > 80:
+        shown = shown[:77] + "..."
+    return " ".join(f"{key}: {shown} is not allowed; allowed: {allowed}; remedy: {remedy}".split())
