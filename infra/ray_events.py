@@ -60,15 +60,14 @@ class Outcomes(Callback):
         """By its own end, or stopped by the stopper or the scheduler."""
         del iteration, trials, info
         outcome = self._of(trial)
-        phase = outcome.row.get("phase")
-        outcome.status = phase if phase in ("finished", "stopped") else "stopped" if phase == "diagnosing" else "pruned"
+        outcome.status = _status_after(outcome.row.get("phase"))
         self._end(outcome)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The trial function raised, or its process died."""
         del iteration, trials, info
         outcome = self._of(trial)
-        outcome.status, outcome.error = "failed", _error_line(trial)
+        outcome.status, outcome.error = "failed", error_line(trial)
         self._end(outcome)
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
@@ -79,8 +78,8 @@ class Outcomes(Callback):
             outcome = self.trials[trial.trial_id] = known.get(trial.trial_id) or self._of(trial)
             if trial.trial_id not in known:
                 outcome.row = {key: value for key, value in (trial.last_result or {}).items() if key != "history"}
-                if trial.status == "TERMINATED" and outcome.row.get("phase") in ("finished", "stopped"):
-                    outcome.status = outcome.row["phase"]
+                if trial.status == "TERMINATED":
+                    outcome.status = _status_after(outcome.row.get("phase"))
 
     def _of(self, trial: Any) -> TrialOutcome:
         return self.trials.setdefault(trial.trial_id, TrialOutcome(trial.trial_id, dict(trial.config)))
@@ -90,8 +89,15 @@ class Outcomes(Callback):
             self._listener.trial_ended(outcome)
 
 
-def _error_line(trial: Any) -> str:
-    """Type and first line of what the trial raised."""
+def _status_after(phase: str | None) -> TrialStatus:
+    """How a trial that is over has ended, from the phase of its last row."""
+    if phase == "finished":
+        return "finished"
+    return "stopped" if phase in ("stopped", "diagnosing") else "pruned"
+
+
+def error_line(trial: Any) -> str:
+    """Type and first line of what a Tune trial raised."""
     from ray import cloudpickle
 
     path = trial.pickled_error_file

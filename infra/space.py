@@ -1,8 +1,9 @@
 """The search space: axes over a base trial, and how a point of it becomes a TrialConfig.
 
 An axis name is a dotted TrialConfig key (`optim.lr`) or the name of a section (`schedule`), whose values are then
-mappings merged into the section. An axis is a list of values or a range, `{uniform: [low, high]}`, loguniform or
-randint; `randint` leaves `high` out. Nothing here knows of Ray: Tune's form of a space is made in `infra.ray_search`.
+mappings merged into the section. Names joined by `+` (`schedule+optim`) change together: each value is a mapping from
+name to value. An axis is a list of values or a range, `{uniform: [low, high]}`, loguniform or randint; `randint` leaves
+`high` out. Nothing here knows of Ray: Tune's form of a space is made in `infra.ray_search`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ AXIS_FORMS = f"a list of values, or one of {', '.join(f'{{{kind}: [low, high]}}'
 Point = Mapping[str, Any]
 """Axis name -> value."""
 MAX_POINTS = 4096
+JOIN = "+"
+"""Between names that change together."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,7 @@ def parse_space(raw: Mapping[str, Any]) -> dict[str, Axis]:
 def merge_point(base: Mapping[str, Any], point: Point) -> dict[str, Any]:
     """The trial's mapping at `point`: section axes first, then dotted keys, so that the narrower one wins."""
     merged = {key: dict(value) if isinstance(value, Mapping) else value for key, value in base.items()}
-    for name in sorted(point, key=lambda axis: axis.count(".")):
-        value = point[name]
+    for name, value in sorted(expand(point), key=lambda change: change[0].count(".")):
         section, _, key = name.partition(".")
         if not key and not isinstance(value, Mapping):
             merged[section] = value
@@ -73,6 +75,15 @@ def merge_point(base: Mapping[str, Any], point: Point) -> dict[str, Any]:
             raise ConfigError(complaint(f"trial.{section}", inner, "a mapping", f"write {section}: {{...}}"))
         inner.update({key: value} if key else value)
     return merged
+
+
+def expand(point: Point) -> Iterator[tuple[str, Any]]:
+    """The changes of a point, those of joined names one by one."""
+    for name, value in point.items():
+        if JOIN in name:
+            yield from ((part, value[part]) for part in name.split(JOIN))
+        else:
+            yield name, value
 
 
 def trial_config(base: Mapping[str, Any], point: Point) -> TrialConfig:
@@ -138,22 +149,30 @@ def trial_keys() -> dict[str, bool]:
 
 
 def _parse_axis(name: str, value: Any) -> Axis:
-    check_axis_name(name)
+    parts = name.split(JOIN)
+    for part in parts:
+        check_axis_name(part)
     key = f"space.{name}"
     if isinstance(value, list | tuple):
-        return _parse_choices(name, key, value)
+        return _parse_choices(parts, key, value)
+    if len(parts) > 1:
+        raise ConfigError(complaint(key, value, "a list of mappings", f"write [{{{parts[0]}: ..., {parts[1]}: ...}}]"))
     if not isinstance(value, Mapping) or len(value) != 1 or next(iter(value)) not in RANGE_KINDS:
         raise ConfigError(complaint(key, value, AXIS_FORMS, f"write {key}: [first, second]"))
     kind, bounds = next(iter(value.items()))
     return _parse_range(f"{key}.{kind}", kind, bounds)
 
 
-def _parse_choices(name: str, key: str, values: list[Any] | tuple[Any, ...]) -> Choices:
+def _parse_choices(parts: list[str], key: str, values: list[Any] | tuple[Any, ...]) -> Choices:
     if not values:
         raise ConfigError(complaint(key, values, "at least one value", f"remove {key} or list its values"))
     for i, value in enumerate(values):
-        if trial_keys()[name] and not isinstance(value, Mapping):
-            raise ConfigError(complaint(key, value, f"mappings merged into trial.{name}", "write {key: value, ...}"))
+        if len(parts) > 1 and (not isinstance(value, Mapping) or sorted(value) != sorted(parts)):
+            raise ConfigError(complaint(key, value, f"mappings with the keys {' and '.join(parts)}", f"correct {key}"))
+        for part, change in [(parts[0], value)] if len(parts) == 1 else value.items():
+            if trial_keys()[part] and not isinstance(change, Mapping):
+                allowed = f"mappings merged into trial.{part}"
+                raise ConfigError(complaint(key, change, allowed, "write {key: value, ...}"))
         if any(value == other and type(value) is type(other) for other in values[:i]):
             raise ConfigError(complaint(key, value, "each value once", "remove the repetition"))
     return Choices(tuple(values))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback
 
+from infra.ray_events import error_line
 from infra.space import point_label
 from infra.tracking import KEY, check_tracking, import_mlflow, without_password
 from infra.tracking_kept import keep
@@ -130,10 +131,9 @@ class TrialTracker(Callback):
         self._end(trial, "FINISHED" if self._phases.get(trial.trial_id) == "finished" else "KILLED")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """FAILED, with the last line of the error."""
+        """FAILED, with the error in one line."""
         del iteration, trials, info
-        lines = str(trial.get_error() or "").strip().splitlines()
-        self._end(trial, "FAILED", lines[-1] if lines else "")
+        self._end(trial, "FAILED", error_line(trial))
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         """Close what an interrupted sweep leaves open, and wait for the store."""

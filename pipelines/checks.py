@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from infra.space import probe_points, trial_config
+from infra.space import JOIN, probe_points, trial_config
 from pipelines.config import SweepConfig
 from trainables.data.index import open_index
 from trainables.errors import ConfigError, DataError, complaint
@@ -72,6 +72,8 @@ def _resolve_section(trial: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _resolve_axis(name: str, value: Any) -> Any:
+    if JOIN in name:
+        return {part: _resolve_axis(part, item) for part, item in value.items()}
     if name == "data.path":
         return value if value == EMBEDDED else str(Path(value).expanduser().resolve())
     if name == "data" and "path" in value:

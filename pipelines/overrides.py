@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from infra.space import trial_keys
+from infra.space import JOIN, trial_keys
 from pipelines.yaml_text import parse_yaml
 from trainables.errors import ConfigError, complaint
 
@@ -48,16 +48,31 @@ def _split(override: str) -> tuple[str, Any]:
 def _set_trial(raw: dict[str, Any], key: str, value: Any) -> None:
     section, _, inner = key.partition(".")
     trial, space = _section(raw, "trial"), _section(raw, "space")
-    space.pop(key, None)
-    if not inner:
+    if inner:
+        _section(trial, section, "trial.")[inner] = value
+    else:
         trial[section] = value
-        for axis in [axis for axis in space if axis.startswith(f"{section}.")]:
-            del space[axis]
+    raw["space"] = dict(change for name, axis in space.items() for change in _fixed(name, axis, key, value))
+
+
+def _fixed(name: str, axis: Any, key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The axis with `key` fixed: without its part of that key, or with the key written into its values."""
+    section, _, inner = key.partition(".")
+    parts = name.split(JOIN)
+    kept = [part for part in parts if part != key and not (not inner and part.startswith(f"{key}."))]
+    if not kept:
         return
-    _section(trial, section, "trial.")[inner] = value
-    if isinstance(space.get(section), list):
-        merged = [{**item, inner: value} if isinstance(item, Mapping) else item for item in space[section]]
-        space[section] = [item for i, item in enumerate(merged) if item not in merged[:i]]
+    if not isinstance(axis, list) or (kept == parts and section not in parts):
+        yield name, axis
+        return
+    points = [dict(item) if len(parts) > 1 and isinstance(item, Mapping) else {name: item} for item in axis]
+    for point in points:
+        for part in set(point) - set(kept):
+            del point[part]
+        if inner and isinstance(point.get(section), Mapping):
+            point[section] = {**point[section], inner: value}
+    items = points if len(kept) > 1 else [point.get(kept[0]) for point in points]
+    yield JOIN.join(kept), [item for i, item in enumerate(items) if item not in items[:i]]
 
 
 def _set_sweep(raw: dict[str, Any], key: str, value: Any, sweep_keys: Mapping[str, bool]) -> None:

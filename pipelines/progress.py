@@ -37,8 +37,9 @@ class Progress:
             return
         step = int(row.get("step", 0))
         self._done[outcome.trial_id] = (step, total)
-        doing = _replay(row) if row.get("phase") == "diagnosing" else _numbers(row)
-        self._write(f"{self._head(outcome)}: step {step}/{total}, {doing}{self._time_left()}")
+        # How many replays a diagnosis takes isn't known before it ends.
+        doing = _replay(row) if row.get("phase") == "diagnosing" else f"{_numbers(row)}{self._time_left()}"
+        self._write(f"{self._head(outcome)}: step {step}/{total}, {doing}")
 
     def trial_ended(self, outcome: TrialOutcome) -> None:
         """Write how it ended."""
@@ -68,10 +69,8 @@ def duration(seconds: float) -> str:
 
 
 def _numbers(row: Mapping[str, Any]) -> str:
-    return (
-        f"loss {row.get('loss', float('nan')):.3f}, val top-1 {100 * row.get('val_top1', 0.0):.1f} %, "
-        f"{row.get('images_per_s', 0.0):.0f} images/s"
-    )
+    evaluated = f"val top-1 {100 * row['val_top1']:.1f} %, " if row.get("val_top1") else ""
+    return f"loss {row.get('loss', float('nan')):.3f}, {evaluated}{row.get('images_per_s', 0.0):.0f} images/s"
 
 
 def _replay(row: Mapping[str, Any]) -> str:

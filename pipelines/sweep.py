@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -72,14 +73,14 @@ def run_sweep(
     local: bool = False,
     address: str | None = None,
     resume: str | Path | None = None,
-    write: Callable[[str], None] = print,
+    write: Callable[[str], None] | None = None,
 ) -> SweepResult:
     """Run every trial of `config`; trials that fail are rows, not exceptions.
 
     A Ray that the caller has initialised is used and left running; else one is started (`local`: in this process) or
     joined (`address`), and left at the end. `resume`: the folder of an interrupted sweep of the same config. `write`
-    takes the lines of progress. Raises ConfigError, DataError, TrackingError or ClusterError before any trial starts,
-    SweepError if the search itself fails.
+    takes the lines of progress; by default they are printed. Raises ConfigError, DataError, TrackingError or
+    ClusterError before any trial starts, SweepError if the search itself fails.
     """
     config = resolve_paths(config)
     folder = _new_folder(config) if resume is None else _old_folder(config, Path(resume).expanduser().resolve())
@@ -93,7 +94,8 @@ def run_sweep(
     resources = config.resources
     need = Need(resources.workers, resources.cpus_per_worker, resources.gpus_per_worker)
     with ray_session(local=local, address=address, need=need) as cluster:
-        return _fit(config, folder, need, cluster, resume=resume is not None, write=write)
+        show = write or functools.partial(print, flush=True)
+        return _fit(config, folder, need, cluster, resume=resume is not None, write=show)
 
 
 def _fit(
@@ -120,8 +122,6 @@ def _fit(
     parent_run_id = tracker.parent_run_id
     tracker.finish(rows)
     interrupted = any(row.status == "interrupted" for row in rows)
-    if interrupted:
-        write(f"interrupted; go on with: --resume {folder}")
     failed = sum(row.status == "failed" for row in rows)
     return SweepResult(rows, config.name, folder, uri, experiment, parent_run_id, failed, interrupted)
 

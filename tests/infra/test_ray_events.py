@@ -61,13 +61,15 @@ def test_trial_that_never_ended_is_interrupted() -> None:
 
 def test_trial_that_ended_before_a_restore_keeps_its_end() -> None:
     """A restored sweep lists the trials that were over before, in Tune's order."""
-    outcomes, before, now = Outcomes(), FakeTrial("a"), FakeTrial("b")
+    outcomes, before, pruned, now = Outcomes(), FakeTrial("a"), FakeTrial("p"), FakeTrial("b")
     before.last_result = {"phase": "finished", "step": 9}
+    pruned.last_result = {"phase": "training", "step": 3}
     outcomes.on_trial_result(1, [], now, {"phase": "finished", "step": 9})
     outcomes.on_trial_complete(1, [], now)
-    outcomes.on_experiment_end([before, now])
+    outcomes.on_experiment_end([before, pruned, now])
     assert [(outcome.trial_id, outcome.status) for outcome in outcomes.trials.values()] == [
         ("a", "finished"),
+        ("p", "pruned"),
         ("b", "finished"),
     ]
 

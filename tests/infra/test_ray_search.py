@@ -53,9 +53,7 @@ def test_random_draws_are_keyed_by_the_seed() -> None:
         generator = searcher("random", seed, max_concurrent=8)
         assert isinstance(generator, BasicVariantGenerator)
         space = param_space({"optim.lr": Range("uniform", 0.0, 1.0)}, "random")
-        generator.add_configurations(
-            tune.Experiment("e", "stub", config=space, num_samples=4, storage_path="/")  # type: ignore[no-untyped-call]
-        )
+        generator.add_configurations(tune.Experiment("e", "stub", config=space, num_samples=4, storage_path="/"))
         return [generator.next_trial().config["optim.lr"] for _ in range(4)]
 
     tune.register_trainable("stub", lambda config: None)

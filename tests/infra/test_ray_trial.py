@@ -37,7 +37,8 @@ from trainables.ranks import Ranks
 
 def witness(recipe, *, folder):
     ranks, folder = Ranks.current(), Path(folder)
-    seen = {"pid": os.getpid(), "world_size": ranks.world_size, "omp": os.environ.get("OMP_NUM_THREADS")}
+    seen = {"pid": os.getpid(), "world_size": ranks.world_size}
+    seen |= {"omp": os.environ.get("OMP_NUM_THREADS"), "ray": os.environ.get("RAY_ADDRESS")}
     (folder / f"rank{ranks.rank}.json").write_text(json.dumps(seen))
     for file in (folder / "exploits").glob("*.parquet"):
         table = pq.read_table(file)
@@ -253,6 +254,11 @@ def test_two_workers_take_the_same_first_step(here: Run, workers: Run) -> None:
     assert sorted(workers.losses) == list(range(STEPS))
     assert workers.losses[0] == pytest.approx(here.losses[0], abs=1e-5)
     assert workers.losses[1] == pytest.approx(here.losses[1], abs=1e-3)
+
+
+def test_worker_groups_know_their_ray(workers: Run) -> None:
+    """A worker group has the address of its own Ray, without which Train can't free its CPUs beside a second Ray."""
+    assert workers.saw()["ray"] == ray.get_runtime_context().gcs_address
 
 
 @pytest.mark.parametrize("kind", ["here", "actor", "workers"])

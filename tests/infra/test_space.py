@@ -8,6 +8,7 @@ import pytest
 
 from infra.space import (
     MAX_POINTS,
+    Axis,
     Choices,
     Range,
     grid_size,
@@ -42,6 +43,15 @@ def test_narrower_axis_wins(reverse: bool) -> None:  # noqa: FBT001 - a test par
     assert merge_point({}, ordered) == {"schedule": {"kind": "step", "gamma": 0.5}}
 
 
+def test_joined_axis_changes_several_keys_at_once() -> None:
+    """Names joined by + change together, sections and keys alike; a narrower axis still wins."""
+    point = {"schedule+optim.lr": {"schedule": {"kind": "step"}, "optim.lr": 1.0}, "schedule.gamma": 0.5}
+    assert merge_point({"optim": {"momentum": 0.5}}, point) == {
+        "optim": {"momentum": 0.5, "lr": 1.0},
+        "schedule": {"kind": "step", "gamma": 0.5},
+    }
+
+
 def test_whole_value_axis_replaces() -> None:
     """An axis that is no section, such as `faults` or `seed`, replaces the base's value."""
     assert merge_point({"seed": 1, "faults": []}, {"seed": 2}) == {"seed": 2, "faults": []}
@@ -56,7 +66,11 @@ def test_point_becomes_a_checked_trial() -> None:
 
 def test_probe_points_are_the_whole_small_space() -> None:
     """Up to 4,096 points all combinations are checked; a range stands by its ends, randint without its upper one."""
-    space = {"optim.lr": Range("uniform", 0.1, 0.3), "global_batch_size": Range("randint", 4, 9), "seed": Choices((1,))}
+    space: dict[str, Axis] = {
+        "optim.lr": Range("uniform", 0.1, 0.3),
+        "global_batch_size": Range("randint", 4, 9),
+        "seed": Choices((1,)),
+    }
     points = [tuple(point.values()) for point in probe_points(space)]
     assert points == [(0.1, 4, 1), (0.1, 8, 1), (0.3, 4, 1), (0.3, 8, 1)]
 
@@ -87,6 +101,10 @@ def test_empty_space_is_one_trial() -> None:
         ({"optim.lr": {"loguniform": [0.0, 1.0]}}, "both above 0"),
         ({"optim.lr": {"uniform": [0.0, float("inf")]}}, "finite"),
         ({"seed": {"randint": [1.5, 3]}}, "two whole numbers"),
+        ({"schedule+optim": [{"schedule": {}}]}, "with the keys schedule and optim"),
+        ({"schedule+optim": [{"schedule": {}, "optim": 3}]}, r"mappings merged into trial\.optim"),
+        ({"schedule+optin": [{}]}, r"space\.optin.*write space\.optim"),
+        ({"schedule+optim": {"uniform": [1, 2]}}, "a list of mappings"),
         ({"schedule": ["step"]}, r"mappings merged into trial\.schedule"),
     ],
 )

@@ -109,6 +109,16 @@ def test_override_inside_a_section_axis(file: Path) -> None:
     assert load(file, "space.schedule=[{kind: step}, {kind: cosine}]", "schedule.kind=constant").num_trials == 4
 
 
+def test_override_of_a_joined_axis(file: Path) -> None:
+    """Of names that change together the one that is set leaves the axis, or takes the key into its values."""
+    joined = "space={schedule+optim: [{schedule: {kind: step}, optim: {lr: 1.0}}, {schedule: {}, optim: {lr: 0.1}}]}"
+    assert load(file, joined).num_trials == 2
+    assert load(file, joined, "optim={lr: 0.2}").space == {"schedule": [{"kind": "step"}, {}]}
+    assert load(file, joined, "optim.lr=0.2").space == {
+        "schedule+optim": [{"schedule": {"kind": "step"}, "optim": {"lr": 0.2}}, {"schedule": {}, "optim": {"lr": 0.2}}]
+    }
+
+
 def test_whole_section_fixes_all_of_its_axes(file: Path) -> None:
     """Setting a section drops the axis of the section and those of its keys."""
     config = load(file, "space.schedule.gamma=[0.1, 0.5]", "schedule={kind: constant}")

@@ -1,0 +1,119 @@
+"""Tiny real trials that the tests of `trainables` share: ResNet-18 on the embedded digits at 16 px, one thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainables.config import TrialConfig
+from trainables.data.index import ImageIndex
+from trainables.faults import build_faults
+from trainables.ingredients import Stream, with_swaps
+from trainables.ranks import Ranks
+from trainables.recipe import Recipe
+from trainables.state import TrainState
+from trainables.trial import TrialResult, build_state, run_trial
+
+TINY: dict[str, Any] = {
+    "max_steps": 12,
+    "global_batch_size": 8,
+    "eval_every": 1000,
+    "report_every": 5,
+    "threads": 1,
+    "device": "cpu",
+    "data": {"image_size": 16, "augment": "none"},
+    "model": {"name": "resnet18", "zero_init_last_gamma": False},
+    "optim": {"lr": 0.02},
+    "schedule": {"kind": "constant"},
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The parts of one trial in this process, before step 0."""
+
+    config: TrialConfig
+    recipe: Recipe
+    state: TrainState
+    stream: Stream
+    """The run as it would be, faults included."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trial that was run, and the rows that it reported."""
+
+    config: TrialConfig
+    rows: list[dict[str, Any]]
+    result: TrialResult
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The rows of single steps, in the order of reporting."""
+        return [step for row in self.rows for step in row["history"]]
+
+    @property
+    def losses(self) -> list[float]:
+        """Loss of each step."""
+        return [step["loss"] for step in self.history]
+
+
+Tiny = Callable[..., TrialConfig]
+Build = Callable[[TrialConfig], Bench]
+RunTrial = Callable[[TrialConfig], Run]
+
+
+def tiny_config(**changes: Any) -> TrialConfig:
+    """TINY with `changes`; sections are merged key by key, so `tiny(optim={"lr": 1.0})` keeps the rest of `optim`."""
+    values = dict(TINY)
+    for key, value in changes.items():
+        merge = isinstance(value, Mapping) and isinstance(values.get(key), Mapping)
+        values[key] = {**values[key], **value} if merge else value
+    return TrialConfig.parse(values)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Tiny:
+    """A factory of tiny configs."""
+    return tiny_config
+
+
+@pytest.fixture(scope="session")
+def build(digits_index: ImageIndex) -> Build:
+    """A factory of benches on the digits."""
+
+    def make(config: TrialConfig) -> Bench:
+        recipe = Recipe.build(config, digits_index)
+        state = build_state(config, len(digits_index.classes), Ranks())
+        return Bench(config, recipe, state, with_swaps(recipe.ingredients, build_faults(config.faults, recipe)))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def run(digits_cache: Path) -> RunTrial:
+    """`run_trial` on the digits, with its rows kept."""
+
+    def start(config: TrialConfig) -> Run:
+        rows: list[dict[str, Any]] = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("EPOCH14_CACHE", str(digits_cache))
+            result = run_trial(config, rows.append)
+        return Run(config, rows, result)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def recipe(digits_index: ImageIndex) -> Recipe:
+    """The recipe of the tiny config: what is read, not changed, by many tests."""
+    return Recipe.build(tiny_config(), digits_index)
+
+
+def fault(name: str, start_step: int = 0, **params: Any) -> list[dict[str, Any]]:
+    """The `faults` key of a config with one built-in fault."""
+    return [{"use": f"trainables.faults:{name}", "start_step": start_step, "params": params}]
