@@ -18,7 +18,7 @@ from trainables.data.images import ImageSource
 from trainables.data.prefetch import Prefetcher
 from trainables.ingredients import Batch, Ingredients, Normalize, Stream, load_batch
 from trainables.norms import whole_batch_statistics
-from trainables.signals import StepSignals, batch_totals
+from trainables.signals import StepSignals, batch_totals, input_moments
 from trainables.state import TrainState
 
 
@@ -70,6 +70,16 @@ def run_steps(
     with Prefetcher(fetch, loader_threads, stop_step=stop) as prefetcher:
         for step in range(start, stop):
             yield train_step(state, *prefetcher.get(step))
+
+
+@torch.no_grad()
+def observe_inputs(state: TrainState, stream: Stream, start: int, stop: int) -> Iterator[StepSignals]:
+    """Input moments of steps [start, stop), all else nan: what the model would see does not depend on its weights."""
+    for step in range(start, stop):
+        ingredients = stream(step)
+        images = to_input(load_batch(ingredients, state.ranks).images, ingredients.normalize, state)
+        mean, std = input_moments(images, state.ranks)
+        yield StepSignals(step, math.nan, learning_rate=ingredients.learning_rate, input_mean=mean, input_std=std)
 
 
 def to_input(images: Tensor, normalize: Normalize, state: TrainState) -> Tensor:

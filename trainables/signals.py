@@ -56,29 +56,44 @@ def batch_totals(losses: Tensor, logits: Tensor, labels: Tensor, images: Tensor,
 
     losses [n], logits [n, classes], labels [n], images [n, 3, side, side]; sums are in float64.
     """
-    pixels = images.detach().double()
     parts = [
         torch.tensor([float(len(losses))], dtype=torch.float64),
         _on_host(losses.detach().double().sum()),
         _on_host(losses.detach().double().square().sum()),
         _on_host((logits.detach().argmax(1) == labels).double().sum()),
-        torch.tensor([float(images[:, 0].numel())], dtype=torch.float64),
-        _on_host(pixels.sum(dim=(0, 2, 3))),
-        _on_host(pixels.square().sum(dim=(0, 2, 3))),
+        *_pixel_sums(images),
     ]
-    count, loss, squares, right, area, *moments = ranks.sum(torch.cat(parts)).tolist()
-    channels = len(moments) // 2
-    means = [total / area for total in moments[:channels]]
-    variances = [total / area - mean**2 for total, mean in zip(moments[channels:], means, strict=True)]
+    count, loss, squares, right, *pixels = ranks.sum(torch.cat(parts)).tolist()
     mean_loss = loss / count
     spread = max(0.0, squares / count - mean_loss**2) if count > 1 else math.nan
+    mean, std = _moments(pixels)
     return BatchTotals(
         loss=mean_loss,
         loss_noise=math.sqrt(spread / (count - 1)) if count > 1 else math.nan,
         top1=right / count,
-        input_mean=tuple(means),
-        input_std=tuple(math.sqrt(max(0.0, variance)) for variance in variances),
+        input_mean=mean,
+        input_std=std,
     )
+
+
+def input_moments(images: Tensor, ranks: Ranks) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Per-channel mean and standard deviation of [n, channels, height, width] over the global batch."""
+    return _moments(ranks.sum(torch.cat(_pixel_sums(images))).tolist())
+
+
+def _pixel_sums(images: Tensor) -> list[Tensor]:
+    """Pixels of a channel, and each channel's sum and sum of squares, in float64 on the host."""
+    pixels = images.detach().double()
+    area = torch.tensor([float(images[:, 0].numel())], dtype=torch.float64)
+    return [area, _on_host(pixels.sum(dim=(0, 2, 3))), _on_host(pixels.square().sum(dim=(0, 2, 3)))]
+
+
+def _moments(sums: list[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    area, *totals = sums
+    channels = len(totals) // 2
+    means = tuple(total / area for total in totals[:channels])
+    variances = (total / area - mean**2 for total, mean in zip(totals[channels:], means, strict=True))
+    return means, tuple(math.sqrt(max(0.0, variance)) for variance in variances)
 
 
 def _on_host(value: Tensor) -> Tensor:

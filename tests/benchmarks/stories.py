@@ -1,4 +1,4 @@
-"""The seed's three stories and a counter-story for each, over several seeds: is the diagnosed group right?
+"""The three stories and a counter-story for each, over several seeds: whether the diagnosed group is right.
 
     make bench-stories ARGS="--seeds 10 --stories schedule,labels"
 

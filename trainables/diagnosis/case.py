@@ -43,9 +43,15 @@ class Case:
         return severity
 
     def replay(self, label: str, swaps: list[Swap], *, placebo: int | None = None, keep: bool = False) -> Replay:
-        """One replay from the case's snapshot; its curve is kept for the report where asked."""
+        """One replay from the case's snapshot; its curve is kept for the report where asked.
+
+        An input does not depend on the weights: a shift of it needs no training but in the exact control.
+        """
         self.progress(label)
-        replay = self.replayer.run(self.snapshot, self.stop, swaps, placebo=placebo, settled=self.severity.settled)
-        if keep:
-            self.curves[label] = replay.curve()
+        if self.symptom.kind == "input_shift" and (swaps or placebo is not None):
+            replay = self.replayer.observe(self.snapshot, self.stop, swaps, placebo=placebo)
+        else:
+            replay = self.replayer.run(self.snapshot, self.stop, swaps, placebo=placebo, settled=self.severity.settled)
+        if keep and (curve := replay.curve()):
+            self.curves[label] = curve
         return replay

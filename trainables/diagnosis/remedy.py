@@ -69,7 +69,9 @@ def describe(case: Case, ingredient: Ingredient, rate: RateReference | None) -> 
             return describe_rate(case, rate)
         case "normalization":
             size = merged_batch_size(config.global_batch_size, len(case.recipe.index.train))
-            return {"global_batch_size": size}, f"raise global_batch_size to {size}, so that statistics are over {size} samples"
+            return {
+                "global_batch_size": size
+            }, f"raise global_batch_size to {size}, so that statistics are over {size} samples"
         case "pixels":
             name = case.recipe.reference_normalization.name
             change = {"data.normalization": name} if config.data.normalization != name else {}

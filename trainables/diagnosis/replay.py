@@ -18,7 +18,7 @@ from trainables.baseline import NON_FINITE_SCORE, erratic_score
 from trainables.config import DetectorConfig
 from trainables.detectors import Symptom
 from trainables.ingredients import Ingredients, Stream, Swap, load_batch, with_swaps
-from trainables.loop import run_steps, score_batch
+from trainables.loop import observe_inputs, run_steps, score_batch
 from trainables.rng import generator
 from trainables.signals import StepSignals
 from trainables.state import Snapshot, TrainState
@@ -129,6 +129,15 @@ class Replayer:
                 break
         self.steps += len(signals)
         return Replay(tuple(signals), before, score_batch(self.state, self.clean, self.clean_batch))
+
+    def observe(
+        self, snapshot: Snapshot, stop: int, swaps: Sequence[Swap] = (), *, placebo: int | None = None
+    ) -> Replay:
+        """Look at the inputs of [snapshot.step, stop) without training, for symptoms of the input alone."""
+        swaps = [*swaps, shuffled_within_batch(placebo)] if placebo is not None else swaps
+        signals = tuple(observe_inputs(self.state, with_swaps(self.stream, swaps), snapshot.step, stop))
+        self.steps += len(signals)
+        return Replay(signals, math.nan, math.nan)
 
 
 def shuffled_within_batch(key: int) -> Swap:

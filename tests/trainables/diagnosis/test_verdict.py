@@ -1,0 +1,136 @@
+"""The rule that turns replays into a verdict, and its JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from trainables.baseline import Baseline
+from trainables.detectors import Symptom
+from trainables.diagnosis.references import Ingredient
+from trainables.diagnosis.verdict import (
+    Answer,
+    Controls,
+    Diagnosis,
+    Remedy,
+    SwapResult,
+    Thresholds,
+    confidence_of,
+    leading_cause,
+)
+
+THRESHOLDS = Thresholds(present=6.0, absent=3.0)
+
+
+@pytest.mark.parametrize(
+    ("severity", "necessary", "sufficient"),
+    [
+        (-2.0, "yes", "no"),
+        (3.0, "yes", "no"),
+        (3.01, "inconclusive", "inconclusive"),
+        (5.99, "inconclusive", "inconclusive"),
+        (6.0, "no", "yes"),
+        (1000.0, "no", "yes"),
+    ],
+)
+def test_thresholds_answer_both_tests(severity: float, necessary: Answer, sufficient: Answer) -> None:
+    """Gone without the ingredient: necessary. There with it alone: sufficient. Between the thresholds: no vote."""
+    assert THRESHOLDS.necessary(severity) == necessary
+    assert THRESHOLDS.sufficient(severity) == sufficient
+
+
+def test_what_is_not_a_number_is_no_vote() -> None:
+    """A severity of nan convicts nobody and clears nobody."""
+    assert THRESHOLDS.necessary(math.nan) == "inconclusive"
+    assert THRESHOLDS.sufficient(math.nan) == "inconclusive"
+
+
+def row(ingredient: Ingredient, necessary: Answer, sufficient: Answer) -> SwapResult:
+    """A row of the table."""
+    return SwapResult(ingredient, "reference", 1.0, necessary, 9.0, sufficient)
+
+
+ANSWERS: tuple[Answer, ...] = ("yes", "no", "inconclusive", "not tested")
+
+
+@pytest.mark.parametrize("necessary", ANSWERS[:3])
+@pytest.mark.parametrize("sufficient", ANSWERS)
+def test_a_cause_is_necessary_and_sufficient(necessary: Answer, sufficient: Answer) -> None:
+    """One of the two is not enough."""
+    innocent = row("labels", "no", "not tested")
+    suspect = row("pixels", necessary, sufficient)
+    expected = suspect if (necessary, sufficient) == ("yes", "yes") else None
+    assert suspect.is_cause is (expected is not None)
+    assert leading_cause([innocent, suspect]) is expected
+
+
+def test_two_causes_are_none() -> None:
+    """Where two ingredients qualify, nothing parts them: no verdict."""
+    both = [row("labels", "yes", "yes"), row("samples", "yes", "yes"), row("pixels", "no", "not tested")]
+    assert leading_cause(both) is None
+    assert leading_cause([]) is None
+
+
+@pytest.mark.parametrize(
+    ("agreed", "of", "expected"), [(2, 2, 3 / 4), (4, 4, 5 / 6), (6, 6, 7 / 8), (3, 4, 4 / 6), (2, 6, 3 / 8), (0, 0, 0.5)]
+)
+def test_confidence_is_laplaces(agreed: int, of: int, expected: float) -> None:
+    """(agreed + 1) / (of + 2): few replays never make certainty."""
+    assert confidence_of(agreed, of) == pytest.approx(expected)
+
+
+def diagnosis(remedy: Remedy | None = None) -> Diagnosis:
+    """A diagnosis with something in every field that may be empty."""
+    baseline = Baseline(0.4, 0.1, math.log(10), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    return Diagnosis(
+        symptom=Symptom("spike", 61, 58, 14.2, "loss 3.1 is 14.2 noise units above", baseline),
+        epoch=1,
+        cause="lr_jump",
+        group="learning_rate",
+        confidence=0.875,
+        summary="spike at step 58",
+        table=[row("learning_rate", "yes", "yes"), SwapResult("labels", "labels of the index", 14.0, "no")],
+        controls=Controls(14.2, exact_bits_equal=True, snapshot_step=50, horizon=24),
+        curves={"as run": [[50, 0.41], [51, 0.4]]},
+        remedy=remedy,
+        replayed_steps=240,
+        seconds=41.0,
+    )
+
+
+@pytest.mark.parametrize("remedy", [None, Remedy({"schedule.milestones": []}, "hold it", verified=True, severity=0.3)])
+def test_to_dict_is_json(remedy: Remedy | None) -> None:
+    """Strict JSON without nan, read back as it was; what was not reached is null."""
+    content = diagnosis(remedy).to_dict()
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+    assert content["controls"]["all_reference"] is None
+    assert content["table"][1]["severity_alone"] is None
+    assert content["table"][1]["sufficient"] == "not tested"
+    assert (content["remedy"] is None) is (remedy is None)
+
+
+def test_to_dict_has_the_layout_of_diagnosis_json() -> None:
+    """The keys that the tracker, the report and `epoch14 explain` read."""
+    content = diagnosis(Remedy({}, "text", verified=False, severity=4.0)).to_dict()
+    assert set(content) == {
+        *("symptom", "cause", "group", "confidence", "summary", "table", "controls", "curves", "remedy"),
+        *("replayed_steps", "seconds"),
+    }
+    assert {"kind", "step", "onset", "epoch", "severity", "detail"} <= set(content["symptom"])
+    assert content["symptom"]["epoch"] == 1
+    assert set(content["table"][0]) == {
+        *("ingredient", "swap", "severity_without", "necessary", "severity_alone", "sufficient", "evidence"),
+    }
+    assert {"exact", "exact_bits_equal", "placebo", "all_reference", "snapshot_step", "horizon"} == set(
+        content["controls"]
+    )
+    assert set(content["remedy"]) == {"change", "text", "verified", "severity"}
+
+
+def test_to_dict_leaves_the_diagnosis_alone() -> None:
+    """It may be called twice."""
+    once = diagnosis()
+    assert once.to_dict() == once.to_dict()
+    assert once.symptom.baseline.level == 0.4
