@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean, median, pstdev
 
 from trainables.signals import StepSignals
@@ -26,6 +27,8 @@ ERRATIC_LEVEL = 1.05
 """Mean loss, as a multiple of chance, over `erratic_window` steps that is worse than guessing."""
 ERRATIC_SPREAD = 0.1
 """Standard deviation of the loss over that window, as a share of chance, that is erratic rather than stalled."""
+ERRATIC_CAP = 4.0
+"""Largest loss, as a multiple of chance, that counts: one batch of the window then moves its mean by a few percent."""
 DECLARED_SHIFT = 0.25
 """Largest departure of the first steps' input moments from the declared ones, in units of the normalised input."""
 
@@ -146,10 +149,13 @@ def channel_noise(steps: Sequence[StepSignals], centre: StepSignals) -> float:
 def erratic_score(losses: list[float], chance: float) -> float:
     """How much worse than guessing a noisy stretch is on average; 0 for a calm one, however high.
 
-    6 at `ERRATIC_LEVEL` times chance, 1 more for each further 2 % of chance.
+    6 at `ERRATIC_LEVEL` times chance, 1 more for each further 2 % of chance. Losses count up to `ERRATIC_CAP`, so that
+    one outlier is no stretch; the scatter is that of the changes from step to step, so that a smooth fall is none.
     """
-    if not losses or not all(map(math.isfinite, losses)):
+    if len(losses) < 2 or not all(map(math.isfinite, losses)):
         return NON_FINITE_SCORE
-    if pstdev(losses) < ERRATIC_SPREAD * chance:
+    capped = [min(loss, ERRATIC_CAP * chance) for loss in losses]
+    scatter = pstdev(after - before for before, after in pairwise(capped)) / math.sqrt(2.0)
+    if scatter < ERRATIC_SPREAD * chance:
         return 0.0
-    return max(0.0, 6.0 + (fmean(losses) / chance - ERRATIC_LEVEL) / NOISE_FLOOR)
+    return max(0.0, 6.0 + (fmean(capped) / chance - ERRATIC_LEVEL) / NOISE_FLOOR)

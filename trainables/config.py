@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeGuard, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from trainables.errors import ConfigError, complaint
 
@@ -29,6 +29,13 @@ class Section(BaseModel):
     """A frozen section of a config; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_boolean_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("a value that is no boolean")
+        return value
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
@@ -133,6 +140,15 @@ class DetectorConfig(Section):
     erratic_window: Annotated[int, Field(ge=8)] = 60
     """Steps over which a run that is worse than guessing and noisy counts as unstable, from the second window on."""
 
+    @model_validator(mode="after")
+    def _rules_can_fire(self) -> Self:
+        if self.min_history > min(self.history, 2 * self.erratic_window):
+            allowed = (
+                f"up to detector.history ({self.history}) and twice detector.erratic_window ({self.erratic_window})"
+            )
+            raise ValueError(complaint("detector.min_history", self.min_history, allowed, "lower it"))
+        return self
+
 
 class DiagnosisConfig(Section):
     """The replay diagnosis."""
@@ -156,11 +172,18 @@ class DiagnosisConfig(Section):
     timeout_s: Positive = 900.0
     """Seconds after which stopper and scheduler may end a trial whose diagnosis has not come."""
 
+    @model_validator(mode="after")
+    def _thresholds_are_apart(self) -> Self:
+        if self.absent_score >= self.present_score:
+            allowed = f"below diagnosis.present_score ({self.present_score:g})"
+            raise ValueError(complaint("diagnosis.absent_score", self.absent_score, allowed, "lower it"))
+        return self
+
 
 class FaultConfig(Section):
     """One injected fault: a swap of an ingredient for a bad one."""
 
-    use: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+    use: Annotated[str, Field(pattern=r"^\w+(\.\w+)*:\w+$")]
     """Import path `module:Name`; the built-in ones are in trainables.faults."""
     start_step: Step = 0
     """First step it acts on."""
@@ -168,6 +191,13 @@ class FaultConfig(Section):
     """First step it no longer acts on; None: it stays."""
     params: dict[str, Any] = {}
     """Keyword arguments of the fault."""
+
+    @model_validator(mode="after")
+    def _acts_on_a_step(self) -> Self:
+        if self.stop_step is not None and self.stop_step <= self.start_step:
+            allowed = f"above start_step ({self.start_step}), or null"
+            raise ValueError(complaint("faults.stop_step", self.stop_step, allowed, "raise stop_step"))
+        return self
 
 
 class TrialConfig(Section):

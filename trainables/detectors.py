@@ -118,8 +118,7 @@ class Detector:
             return build_baseline(steps, self.chance, window=len(self.recent))
         if self.lowest is not None:
             return self.lowest
-        level = self.chance or (self.accepted[0].loss if self.accepted else 1.0)
-        return declared_baseline(level, self.expected_mean, self.expected_std, self.accepted)
+        return self._declared_baseline()
 
     def _sudden(self, signals: StepSignals) -> Symptom | None:
         """Enough suspicious steps of the last few: a spike, or a collapse where they lie at chance level."""
@@ -145,14 +144,14 @@ class Detector:
             return None
         onset = signals.step - self.config.min_history + 1
         if self.chance and median(now) > BLOWN_UP * self.chance:
-            score = 6.0 * (median(now) - self.chance) / self.chance
+            guessing = self._declared_baseline()
             detail = f"median loss {median(now):.3g} over {len(now)} steps, where guessing gives {self.chance:.3g}"
-            return self._symptom("divergence", signals.step, onset, score, detail)
+            return self._symptom("divergence", signals.step, onset, guessing.loss_score(median(now)), detail, guessing)
         if self.lowest is None or self.lowest.loss_score(median(now)) < self.config.spike_score:
             return None
         detail = f"median loss {median(now):.3g} against {self.lowest.level:.3g} at best"
         kind: SymptomKind = "collapse" if self._is_chance(median(now)) else "divergence"
-        return self._symptom(kind, signals.step, onset, self.lowest.loss_score(median(now)), detail)
+        return self._symptom(kind, signals.step, onset, self.lowest.loss_score(median(now)), detail, self.lowest)
 
     def _erratic(self, signals: StepSignals) -> Symptom | None:
         """Two windows after the start, still worse than guessing, and noisy."""
@@ -173,10 +172,10 @@ class Detector:
             return None
         if self.expected_mean and signals.step == self.config.min_history:
             first = list(self.accepted)
-            declared = declared_baseline(self.chance, self.expected_mean, self.expected_std, first)
+            declared = self._declared_baseline()
             if declared.stretch_score(first) >= self.config.spike_score:
                 detail = f"{_shown(pooled_moments(first))} at first where {_shown(declared)} was declared"
-                return self._symptom("input_shift", signals.step, 0, declared.stretch_score(first), detail)
+                return self._symptom("input_shift", signals.step, 0, declared.stretch_score(first), detail, declared)
         recent = list(self.recent)
         baseline = build_baseline(self.accepted, self.chance, window=len(recent))
         score = baseline.stretch_score(recent)
@@ -186,8 +185,15 @@ class Detector:
         detail = f"{_shown(median_moments(recent))} where {_shown(baseline)} came before"
         return self._symptom("input_shift", signals.step, onset, score, detail)
 
-    def _symptom(self, kind: SymptomKind, step: int, onset: int, severity: float, detail: str) -> Symptom:
-        return Symptom(kind, step, onset, severity, detail, self.baseline_before(onset))
+    def _symptom(
+        self, kind: SymptomKind, step: int, onset: int, severity: float, detail: str, baseline: Baseline | None = None
+    ) -> Symptom:
+        """`baseline`: what the rule measured against; None: the accepted steps before the onset."""
+        return Symptom(kind, step, onset, severity, detail, baseline or self.baseline_before(onset))
+
+    def _declared_baseline(self) -> Baseline:
+        level = self.chance or (abs(self.accepted[0].loss) if self.accepted else 0.0) or 1.0
+        return declared_baseline(level, self.expected_mean, self.expected_std, self.accepted)
 
     def _is_chance(self, loss: float) -> bool:
         return self.chance > 0 and abs(loss - self.chance) < AT_CHANCE * self.chance

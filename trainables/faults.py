@@ -23,7 +23,8 @@ from torch import Tensor
 from trainables.config import FaultConfig, NormalizationName
 from trainables.data.normalize import build_normalization
 from trainables.errors import ConfigError, complaint
-from trainables.ingredients import Ingredients, Swap
+from trainables.ingredients import Ingredients, Swap, load_batch
+from trainables.ranks import Ranks
 from trainables.recipe import Recipe
 from trainables.rng import generator
 
@@ -96,7 +97,7 @@ def black_images(recipe: Recipe, *, share: float = 0.5) -> Change:
         def decode(ids: np.ndarray, epochs: np.ndarray) -> Tensor:
             images = ingredients.decode(ids, epochs)
             hit = [generator(recipe.config.seed, "black_images", int(i)).random() < share for i in ids]
-            images[torch.tensor(hit)] = 0
+            images[torch.tensor(hit, dtype=torch.bool)] = 0
             return images
 
         return replace(ingredients, decode=decode)
@@ -137,6 +138,7 @@ def build_faults(configs: Sequence[FaultConfig], recipe: Recipe) -> tuple[Swap, 
         fault = load_fault(config.use, key=f"faults.{i}.use")
         try:
             change = fault(recipe, **config.params)
+            try_change(change, recipe, config.start_step)
         except TypeError as error:
             remedy = f"correct faults.{i}.params"
             raise ConfigError(
@@ -144,6 +146,13 @@ def build_faults(configs: Sequence[FaultConfig], recipe: Recipe) -> tuple[Swap, 
             ) from None
         swaps.append(Swap(config.use, change, config.start_step, config.stop_step))
     return tuple(swaps)
+
+
+def try_change(change: Change, recipe: Recipe, step: int) -> None:
+    """Apply `change` to one sample of `step`: what it can't be applied to raises TypeError here, not in a step."""
+    ingredients = recipe.ingredients(step)
+    one = change(replace(ingredients, sample_ids=ingredients.sample_ids[:1], epochs=ingredients.epochs[:1]))
+    one.normalize(load_batch(one, Ranks()).images) * one.learning_rate
 
 
 def load_fault(use: str, *, key: str = "faults.use") -> Callable[..., Change]:

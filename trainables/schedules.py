@@ -69,9 +69,9 @@ def change_points(rates: Sequence[float], *, min_ratio: float = 1.25, sharpness:
     """
     changes = [abs(after - before) for before, after in pairwise(rates)]
     found = []
-    for i in range(1, len(changes)):
+    for i in range(1, len(changes) - 1):
         before, after = rates[i], rates[i + 1]
-        neighbours = max(changes[i - 1], changes[i + 1] if i + 1 < len(changes) else 0.0)
+        neighbours = max(changes[i - 1], changes[i + 1])
         if min(before, after) <= 0 or max(before, after) / min(before, after) < min_ratio:
             continue
         if changes[i] > sharpness * neighbours:

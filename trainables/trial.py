@@ -24,7 +24,7 @@ from trainables.errors import ConfigError, complaint
 from trainables.faults import build_faults
 from trainables.ingredients import Stream, with_swaps
 from trainables.loop import evaluate, run_steps
-from trainables.model import build_model
+from trainables.model import SMALL_IMAGE, build_model
 from trainables.optim import build_optimizer
 from trainables.ranks import Ranks
 from trainables.recipe import Recipe
@@ -68,6 +68,7 @@ class Trial:
             allowed = f"a multiple of the {self.ranks.world_size} workers"
             remedy = "change global_batch_size or resources.workers"
             raise ConfigError(complaint("global_batch_size", config.global_batch_size, allowed, remedy))
+        check_statistics(config, self.ranks.world_size)
         index = open_index(config.data.path)
         self.recipe = Recipe.build(config, index)
         self.stream: Stream = with_swaps(self.recipe.ingredients, build_faults(config.faults, self.recipe))
@@ -182,6 +183,18 @@ class Reporter:
         )
         self.history = []
         self.started, self.sent_step = time.monotonic(), done
+
+
+def check_statistics(config: TrialConfig, world_size: int) -> None:
+    """Raise ConfigError where batch norm would see a single value a channel: one sample whose last stage is a pixel."""
+    stride = 16 if config.data.image_size < SMALL_IMAGE else 32
+    last_side = -(-config.data.image_size // stride)
+    alone = config.global_batch_size == world_size and last_side == 1
+    if alone and config.model.norm in ("bn", "ghost_bn"):
+        allowed = f"at least {2 * world_size} with model.norm {config.model.norm} at {config.data.image_size} px"
+        raise ConfigError(
+            complaint("global_batch_size", config.global_batch_size, allowed, "raise it, or set model.norm to gn")
+        )
 
 
 def build_state(config: TrialConfig, num_classes: int, ranks: Ranks) -> TrainState:

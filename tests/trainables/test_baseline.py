@@ -75,7 +75,7 @@ def test_standard_error_of_the_batch_mean_counts_as_noise() -> None:
 
 
 def test_score_of_what_is_not_finite_is_the_largest() -> None:
-    """nan and inf are as bad as it gets, and the scale has an end."""
+    """Nan and inf are as bad as it gets, and the scale has an end."""
     baseline = build_baseline(noisy(2.0, 0.3), CHANCE, window=8)
     assert {baseline.loss_score(bad) for bad in (math.nan, math.inf, -math.inf, 1e300)} == {NON_FINITE_SCORE}
 
@@ -91,7 +91,7 @@ def test_moment_distance_is_in_units_of_the_channel() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_moments_that_are_not_finite_are_far_away(bad: float) -> None:
-    """nan never compares as near."""
+    """Nan never compares as near."""
     baseline = Baseline(1.0, 0.1, CHANCE, (0.0,), (1.0,))
     assert baseline.input_score(step(mean=(bad,), std=(1.0,))) == NON_FINITE_SCORE
     assert baseline.input_score(step(mean=(0.0,), std=(bad,))) == NON_FINITE_SCORE

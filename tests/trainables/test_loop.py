@@ -14,7 +14,7 @@ from torch import Tensor
 from trainables.data.images import ImageSource
 from trainables.data.index import Split
 from trainables.ingredients import Ingredients, load_batch
-from trainables.loop import evaluate, forward, run_steps, score_batch, to_input, train_step
+from trainables.loop import evaluate, forward, observe_inputs, run_steps, score_batch, to_input, train_step
 from trainables.signals import StepSignals
 from trainables.state import Snapshot
 
@@ -243,3 +243,16 @@ def test_scoring_a_batch_changes_nothing(bench: Bench, start: Snapshot) -> None:
     assert score == pytest.approx(expected, rel=1e-6)
     assert all(torch.equal(tensor, start.tensors[name]) for name, tensor in bench.state.tensors().items())
     assert all(parameter.grad is None for parameter in bench.state.parameters)
+
+
+def test_observed_inputs_are_those_of_training(bench: Bench, start: Snapshot) -> None:
+    """The moments of each step without training it have the bits of the run's, and nothing in the state moves."""
+    bench.state.restore(start)
+    trained = list(run_steps(bench.state, bench.stream, 2, 5, loader_threads=0))
+    bench.state.restore(start)
+    observed = list(observe_inputs(bench.state, bench.stream, 2, 5))
+    assert [(s.step, s.input_mean, s.input_std) for s in observed] == [
+        (s.step, s.input_mean, s.input_std) for s in trained
+    ]
+    assert all(math.isnan(s.loss) for s in observed)
+    assert all(torch.equal(tensor, start.tensors[name]) for name, tensor in bench.state.tensors().items())

@@ -75,7 +75,7 @@ def test_frozen_norm_has_no_trained_norms() -> None:
 
 @pytest.mark.parametrize(("image_size", "side"), [(16, 1), (32, 2), (63, 4), (64, 2), (224, 7)])
 def test_stem_fits_the_image(image_size: int, side: int) -> None:
-    """Below 64 px a 3x3 stem without pooling keeps the last stage as large as it can; from 64 px on it is ImageNet's."""
+    """Below 64 px a 3x3 stem without pooling keeps the last stage large; from 64 px on it is ImageNet's."""
     model = build(image_size=image_size).eval()
     stages: list[torch.Size] = []
     model.get_submodule("layer4").register_forward_hook(lambda _module, _inputs, out: stages.append(out.shape))

@@ -90,9 +90,14 @@ def test_whole_batch_statistics_hold_inside_the_block_only() -> None:
     """Inside it ghost batch norm is batch norm; afterwards, an error notwithstanding, each layer has its own size."""
     model = nn.Sequential(GhostBatchNorm2d(CHANNELS, 4), GhostBatchNorm2d(CHANNELS, 2)).train()
     expected = nn.Sequential(batch_norm(), batch_norm())(images(8))
-    with pytest.raises(RuntimeError, match="inside"), whole_batch_statistics(model):
-        assert torch.equal(model(images(8)), expected)
-        raise RuntimeError("inside")
+
+    def fail_inside() -> None:
+        with whole_batch_statistics(model):
+            assert torch.equal(model(images(8)), expected)
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        fail_inside()
     assert [layer.ghost_batch_size for layer in model] == [4, 2]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def test_shares_are_a_partition_in_order(n: int, world_size: int) -> None:
     """The ranks' shares, one after the other, are the whole batch, each of the same size."""
     batch = list(range(n))
     shares = [batch[Ranks(rank, world_size).share(n)] for rank in range(world_size)]
-    assert sum(shares, []) == batch
+    assert list(chain.from_iterable(shares)) == batch
     assert {len(share) for share in shares} == {n // world_size}
 
 

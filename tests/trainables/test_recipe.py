@@ -43,7 +43,8 @@ def test_config_reaches_the_step(tiny: Tiny, digits_index: ImageIndex) -> None:
 def test_order_depends_on_the_seed_and_not_on_the_batch(tiny: Tiny, digits_index: ImageIndex) -> None:
     """Trials of other batch sizes see the same samples at the same place of the stream, those of other seeds don't."""
     small, large, other = (
-        Recipe.build(tiny(global_batch_size=batch, seed=seed), digits_index) for batch, seed in ((8, 1), (16, 1), (8, 2))
+        Recipe.build(tiny(global_batch_size=batch, seed=seed), digits_index)
+        for batch, seed in ((8, 1), (16, 1), (8, 2))
     )
     together = np.concatenate([small.ingredients(step).sample_ids for step in (4, 5)])
     np.testing.assert_array_equal(together, large.ingredients(2).sample_ids)

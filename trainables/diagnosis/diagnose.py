@@ -137,11 +137,12 @@ def run_controls(
     )
     log.info("exact replay: severity %.2f, bits equal: %s", controls.exact, controls.exact_bits_equal)
     if not thresholds.is_present(controls.exact):
-        return (
-            None,
-            controls,
-            "an exact replay does not bring the event back: the device or non-determinism is the suspect",
+        reason = (
+            "an exact replay has the run's own bits, but its event is too weak to be told from the noise before it"
+            if controls.exact_bits_equal
+            else "an exact replay does not bring the event back: the device or non-determinism is the suspect"
         )
+        return None, controls, reason
     placebo = [case.score(f"placebo {i}", [], placebo=i) for i in range(PLACEBOS)]
     controls = replace(controls, placebo=placebo)
     if not all(map(thresholds.is_present, placebo)):

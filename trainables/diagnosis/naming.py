@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import dropwhile, permutations
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from trainables.ingredients import Ingredients, Stream, load_batch
 from trainables.ranks import Ranks
 from trainables.recipe import Recipe
 
+LOOK_BACK = 16
+"""Steps before the confirmation in which the guilty ingredient's first foreign value is looked for."""
 ALIKE = 0.05
 """Mean squared error, in units of the input's variance, below which a relation between two inputs is taken to hold."""
 
@@ -38,13 +41,37 @@ def name_cause(
             over = recipe.config.model.ghost_batch_size if recipe.config.model.norm == "ghost_bn" else batch
             return NamedCause("bn_small_batch", f"statistics over {min(over, batch)} samples a step")
         case "pixels":
-            return name_pixels(recipe, stream(step))
+            past = (stream(k) for k in range(step, max(-1, step - LOOK_BACK), -1))
+            return name_pixels(recipe, next((i for i in past if pixels_differ(recipe, i)), stream(step)))
         case "labels":
-            return name_labels(recipe, [stream(k) for k in range(max(0, step - 3), step + 5)])
+            steps = [stream(k) for k in range(max(0, step - LOOK_BACK), step + 8)]
+            return name_labels(recipe, from_first(steps, lambda i: labels_differ(recipe, i))[:8])
         case "samples":
-            return name_samples(recipe, [stream(k) for k in range(max(0, step - 3), step + 1)])
+            steps = [stream(k) for k in range(max(0, step - LOOK_BACK), step + 1)]
+            return name_samples(recipe, from_first(steps, lambda i: order_differs(recipe, i))[:4])
         case "number_format":
             return NamedCause("bn_low_precision", f"{recipe.config.precision.amp} autocast")
+
+
+def from_first(steps: list[Ingredients], differs: Callable[[Ingredients], bool]) -> list[Ingredients]:
+    """`steps` from the first that is not as the recipe has it: those before the event are no evidence."""
+    return list(dropwhile(lambda i: not differs(i), steps)) or steps[-4:]
+
+
+def labels_differ(recipe: Recipe, i: Ingredients) -> bool:
+    """Whether any label of the step is not the index's."""
+    return not np.array_equal(i.label(i.sample_ids, i.epochs), recipe.true_labels(i.sample_ids, i.epochs))
+
+
+def order_differs(recipe: Recipe, i: Ingredients) -> bool:
+    """Whether the step's samples are not those that the sampler drew."""
+    return not np.array_equal(i.sample_ids, recipe.sampler.sample_ids(i.step))
+
+
+def pixels_differ(recipe: Recipe, i: Ingredients) -> bool:
+    """Whether the step's input is not the reference's."""
+    reference = recipe.reference_normalization(recipe.train.fetch(i.sample_ids, i.epochs))
+    return not torch.equal(i.normalize(i.decode(i.sample_ids, i.epochs)), reference)
 
 
 def name_rate(rate: RateReference, stream: Stream, step: int) -> NamedCause:
@@ -67,9 +94,9 @@ def name_pixels(recipe: Recipe, ingredients: Ingredients) -> NamedCause:
     if not torch.equal(batch.images, raw):
         changed = (batch.images != raw).flatten(1).any(dim=1).numpy()
         return NamedCause("corrupt_images", _listed("samples", ingredients.sample_ids[changed]))
-    if float(actual.abs().max()) > 20 * float(reference.abs().max()):
-        ratio = float(actual.std() / reference.std())
-        return NamedCause("scale_255", f"the input is {ratio:.0f} times as wide as the reference")
+    ratio = float(actual.std(dim=(0, 2, 3)).mean() / reference.std(dim=(0, 2, 3)).mean().clamp_min(1e-12))
+    if not 1 / 20 < ratio < 20:
+        return NamedCause("scale_255", f"the input is {ratio:.3g} times as wide as the reference")
     order = best_channel_order(actual, raw)
     if order != (0, 1, 2):
         return NamedCause(
@@ -96,7 +123,9 @@ def name_labels(recipe: Recipe, steps: list[Ingredients]) -> NamedCause:
     truth = np.concatenate([recipe.true_labels(i.sample_ids, i.epochs) for i in steps])
     wrong = float((given != truth).mean())
     mapping = {int(t): np.unique(given[truth == t]) for t in np.unique(truth)}
-    if all(len(targets) == 1 for targets in mapping.values()):
+    offsets = np.unique((given - truth) % len(recipe.index.classes))
+    seen_twice = len(truth) - len(mapping)
+    if len(offsets) == 1 or (seen_twice >= 4 and all(len(targets) == 1 for targets in mapping.values())):
         return NamedCause(
             "label_offset", f"each class has become one other ({wrong:.0%} of the labels differ from the index)"
         )

@@ -41,7 +41,9 @@ class Past:
 @pytest.fixture(scope="module")
 def past(small: MakeSmall, tiny: Tiny) -> Past:
     """Twenty-four steps with augmentation, over the border of no epoch."""
-    run = small(tiny(max_steps=24, eval_every=7, data={"augment": "crop_flip"}, diagnosis={"snapshot_every": 4}))
+    run = small(
+        tiny(max_steps=24, eval_every=7, data={"augment": "crop_flip"}, diagnosis={"snapshot_every": 4, "snapshots": 6})
+    )
     assert run.run().phase == "finished"
     trial = run.trial
     clean = clean_ingredients(trial.recipe, np.arange(200), trial.ranks)
@@ -125,6 +127,18 @@ def test_a_replay_trains_on_no_clean_batch(past: Past) -> None:
     assert all(torch.equal(tensor, after[name]) for name, tensor in past.trial.state.tensors().items())
 
 
+def test_an_observation_has_the_inputs_of_the_run_and_trains_nothing(past: Past) -> None:
+    """For symptoms of the input alone: the same moments with the weights of any step, and the state stays."""
+    replay = past.replayer.run(past.snapshot, 12)
+    before = {name: tensor.clone() for name, tensor in past.trial.state.tensors().items()}
+    seen = past.replayer.observe(past.snapshot, 12)
+    assert [(s.step, s.input_mean, s.input_std) for s in seen.signals] == [
+        (s.step, s.input_mean, s.input_std) for s in replay.signals
+    ]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in past.trial.state.tensors().items())
+    assert seen.curve() == []
+
+
 def replay_of(*losses: float, start: int = 8, before: float = 0.5, after: float = 0.5, mean: float = 0.0) -> Replay:
     """A replay with these losses."""
     steps = [StepSignals(k, loss, input_mean=(mean,), input_std=(1.0,)) for k, loss in enumerate(losses, start)]
@@ -166,8 +180,9 @@ def test_what_is_not_finite_is_the_worst(bad: float) -> None:
 
 def test_severity_of_a_divergence_looks_at_min_history_steps() -> None:
     """A drift is a long stretch: two bad steps are none."""
-    assert severity("divergence")(replay_of(0.5, 0.5, 0.5, 2.5, 2.5, 0.5, 0.5, 0.5)) == pytest.approx(0.0)
-    assert severity("divergence")(replay_of(0.5, 0.5, 2.5, 2.5, 2.5, 2.5)) == pytest.approx(20.0)
+    drift = severity("divergence", min_history=5)
+    assert drift(replay_of(0.5, 0.5, 0.5, 2.5, 2.5, 0.5, 0.5, 0.5)) == pytest.approx(0.0)
+    assert drift(replay_of(0.5, 0.5, 2.5, 2.5, 2.5, 2.5, 2.5)) == pytest.approx(20.0)
 
 
 def test_severity_of_an_input_shift_is_of_the_moments() -> None:
@@ -210,7 +225,7 @@ def test_what_is_settled_scores_as_present() -> None:
 
 
 def test_equal_bits_compares_bits() -> None:
-    """nan equals itself here, minus zero is not zero, and nothing in common is not equality."""
+    """Nan equals itself here, minus zero is not zero, and nothing in common is not equality."""
     replay = replay_of(0.5, math.nan, 0.25)
     assert equal_bits(replay, {8: 0.5, 9: math.nan, 10: 0.25, 11: 9.0})
     assert not equal_bits(replay, {8: 0.5, 9: math.nan, 10: math.nextafter(0.25, 1)})

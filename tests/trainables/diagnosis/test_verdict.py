@@ -74,7 +74,8 @@ def test_two_causes_are_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("agreed", "of", "expected"), [(2, 2, 3 / 4), (4, 4, 5 / 6), (6, 6, 7 / 8), (3, 4, 4 / 6), (2, 6, 3 / 8), (0, 0, 0.5)]
+    ("agreed", "of", "expected"),
+    [(2, 2, 3 / 4), (4, 4, 5 / 6), (6, 6, 7 / 8), (3, 4, 4 / 6), (2, 6, 3 / 8), (0, 0, 0.5)],
 )
 def test_confidence_is_laplaces(agreed: int, of: int, expected: float) -> None:
     """(agreed + 1) / (of + 2): few replays never make certainty."""
