@@ -100,7 +100,8 @@ def error_line(trial: Any) -> str:
     """Type and first line of what a Tune trial raised."""
     from ray import cloudpickle
 
-    path = trial.pickled_error_file
+    # A trial that failed before it got its folder left nothing to read.
+    path = trial.pickled_error_file if trial.storage is not None else None
     if not path or not Path(path).is_file():
         return "the trial's process ended without a word"
     error = cloudpickle.loads(Path(path).read_bytes())

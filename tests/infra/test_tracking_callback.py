@@ -175,6 +175,7 @@ def test_each_end_has_its_status(local: Store) -> None:
 
     assert [run.info.status for run in local.runs()] == ["KILLED", "FINISHED", "KILLED", "FAILED", "KILLED"]
     assert {run.data.tags.get("diagnosis.symptom") for run in local.runs()[1:]} == {"none"}
+    assert local.trial("t_00002").data.tags["error"] == "the trial's process ended without a word"
 
 
 def test_long_values_are_cut_to_what_mlflow_takes(local: Store, diagnosis: dict[str, Any]) -> None:
