@@ -59,10 +59,12 @@ def _run_worker_group(values: Mapping[str, Any], need: Need, storage: str) -> No
     from ray.tune.integration.ray_train import TuneReportCallback
 
     per_worker = {"CPU": float(need.cpus_per_worker)}
+    on_gpus = need.gpus_per_worker and values.get("device") != "cpu"
     trainer = TorchTrainer(
         _run_worker,
         train_loop_config=dict(values),
-        torch_config=TorchConfig(backend="nccl" if need.gpus_per_worker and values.get("device") != "cpu" else "gloo"),
+        # Metrics are summed on the host, gradients on the GPUs.
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if on_gpus else "gloo"),
         scaling_config=train.ScalingConfig(
             num_workers=need.workers,
             use_gpu=bool(need.gpus_per_worker),

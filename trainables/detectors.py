@@ -39,6 +39,8 @@ SymptomKind = Literal["non_finite", "spike", "divergence", "collapse", "instabil
 
 BLOWN_UP = 2.0
 """Median loss, as a multiple of chance, over `min_history` steps that counts as divergence whatever came before."""
+OWN_ERRORS = 3.0
+"""Standard errors of a batch's own mean that its excess must pass: a few hard samples in a calm phase are no spike."""
 AT_CHANCE = 0.05
 """Distance from chance, as a share of it, that counts as chance level."""
 
@@ -125,7 +127,8 @@ class Detector:
         if len(self.accepted) < self.config.min_history:
             return None
         baseline = build_baseline(self.accepted, self.chance, window=2 * self.config.confirm)
-        if baseline.loss_score(signals.loss) < self.config.spike_score:
+        explained = baseline.level + OWN_ERRORS * signals.loss_noise
+        if baseline.loss_score(signals.loss) < self.config.spike_score or signals.loss < explained:
             return None
         self.suspicious.append(signals.step)
         bad = [step for step in self.suspicious if step > signals.step - 2 * self.config.confirm]
@@ -133,7 +136,7 @@ class Detector:
             return None
         last = list(self.losses)[-self.config.confirm :]
         at_chance = self._is_chance(median(last)) and pstdev(last) < AT_CHANCE * self.chance
-        severity = median(baseline.loss_score(loss) for loss in last)
+        severity = median(baseline.loss_score(s.loss) for s in self.recent if s.step in bad)
         detail = f"loss {signals.loss:.3g} against {baseline.level:.3g} before, {severity:.1f} times the noise"
         return self._symptom("collapse" if at_chance else "spike", signals.step, bad[0], severity, detail)
 

@@ -19,7 +19,7 @@ def build_model(config: ModelConfig, *, num_classes: int, image_size: int, seed:
     norm_layer = build_norm_layer(config.norm, config.ghost_batch_size)
     constructor = getattr(torchvision.models, config.name)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         model: nn.Module = constructor(
             num_classes=num_classes,
             norm_layer=norm_layer,

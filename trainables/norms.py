@@ -20,8 +20,8 @@ GROUPS = 32
 class GhostBatchNorm2d(nn.BatchNorm2d):
     """Batch norm whose statistics are taken over `ghost_batch_size` samples at a time (Hoffer et al. 2017).
 
-    A batch that is no multiple of it ends in a smaller ghost batch of at least two samples. `ghost_batch_size` None
-    takes the statistics over the whole batch.
+    A batch that is no multiple of it is cut into equal parts of at least that size. `ghost_batch_size` None takes the
+    statistics over the whole batch.
     """
 
     def __init__(self, num_features: int, ghost_batch_size: int | None) -> None:

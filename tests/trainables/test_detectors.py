@@ -1,4 +1,6 @@
-"""The detector sees every symptom, from its first step on, nothing in a healthy run. Real curves: test_curves.py."""
+"""The detector sees every symptom, from its first step on, nothing in a healthy run. Its input rule:
+test_detectors_input.py; real curves: test_curves.py.
+"""
 
 from __future__ import annotations
 
@@ -155,6 +157,18 @@ def test_a_spike_with_good_batches_in_between_is_confirmed() -> None:
     assert (symptom.kind, symptom.onset, symptom.step) == ("spike", 80, 86)
 
 
+@pytest.mark.parametrize(
+    "pattern", [(1, 1, 1, 1), (1, 0, 1, 0, 1, 0, 1), (1, 1, 1, 0, 0, 0, 0, 1), (1, 0, 0, 1, 0, 0, 1, 1)]
+)
+def test_severity_is_that_of_the_bad_steps(pattern: tuple[int, ...]) -> None:
+    """However good batches lie between the bad ones, a confirmed spike is at least as severe as the threshold."""
+    losses = [*(0.5 + noise(80)), *(3.0 if bad else 0.5 for bad in pattern)]
+    symptom = first_symptom(signals(losses))
+    assert symptom is not None
+    assert (symptom.kind, symptom.onset, symptom.step) == ("spike", 80, 80 + len(pattern) - 1)
+    assert symptom.severity >= CONFIG.spike_score
+
+
 def test_outliers_stay_out_of_the_baseline() -> None:
     """The baseline after some bad batches is the one that it would be without them, so the next can't hide."""
     losses = healthy(120)
@@ -231,54 +245,6 @@ def test_the_frozen_baseline_makes_the_event_present(name: str) -> None:
     assert symptom.kind in ("spike", "collapse", "divergence")
     event = losses[symptom.onset : symptom.step + 1]
     assert symptom.baseline.loss_score(float(np.median(event))) >= CONFIG.spike_score
-
-
-def shifted(step: int, mean: float) -> StepSignals:
-    """A healthy loss with an input mean that scatters by 0.05."""
-    loss, wobble = healthy(400)[step], noise(400, key=9)[step]
-    return StepSignals(step, float(loss), input_mean=(mean + float(wobble), 0.0), input_std=(1.0, 1.0))
-
-
-def test_an_input_shift_in_mid_run_is_seen_from_the_moments_alone() -> None:
-    """The loss is healthy, as behind batch norm; the mean moves by half a standard deviation at step 60."""
-    steps = [shifted(step, 0.0 if step < 60 else 0.5) for step in range(100)]
-    symptom = first_symptom(steps, Detector(CONFIG, 10, (0.0, 0.0), (1.0, 1.0)))
-    assert symptom is not None
-    assert (symptom.kind, symptom.onset) == ("input_shift", 60)
-    assert symptom.step < 60 + 2 * CONFIG.confirm
-    assert symptom.baseline.stretch_score(steps[60:70]) >= CONFIG.spike_score
-    assert symptom.baseline.stretch_score(steps[40:60]) < 3.0
-
-
-@pytest.mark.parametrize("history", [16, 17, 40])
-def test_a_shift_from_step_0_is_seen_against_the_declared_moments(history: int) -> None:
-    """No healthy stretch before it: what the data index promises is the measure, for the replays as well."""
-    steps = [shifted(step, 0.5) for step in range(60)]
-    symptom = first_symptom(steps, Detector(DetectorConfig(history=history), 10, (0.0, 0.0), (1.0, 1.0)))
-    assert symptom is not None
-    assert (symptom.kind, symptom.onset, symptom.step) == ("input_shift", 0, CONFIG.min_history)
-    assert symptom.baseline.stretch_score(steps[:17]) >= CONFIG.spike_score
-    assert symptom.baseline.stretch_score([shifted(step, 0.0) for step in range(17)]) < 3.0
-    assert first_symptom(steps, Detector(CONFIG, 10)) is None
-
-
-def test_one_odd_batch_shifts_no_input() -> None:
-    """A black batch, or three, in a healthy run."""
-    for odd in ({50}, {50, 52, 54}):
-        steps = [shifted(step, -3.0 if step in odd else 0.0) for step in range(120)]
-        assert first_symptom(steps, Detector(CONFIG, 10, (0.0, 0.0), (1.0, 1.0))) is None
-
-
-@pytest.mark.parametrize("batch", [1, 2, 4])
-def test_moments_of_tiny_batches_are_quiet(batch: int) -> None:
-    """A sample's brightness scatters widely, and so do the moments of one or two of them: that is their noise."""
-    for key in range(10):
-        light = generator("tiny batches", key).normal(0, 0.8, size=(300, batch))
-        steps = [
-            StepSignals(k, float(loss), input_mean=(float(row.mean()),), input_std=(float(np.sqrt(0.36 + row.var())),))
-            for k, (loss, row) in enumerate(zip(healthy(300, key), light, strict=True))
-        ]
-        assert first_symptom(steps, Detector(CONFIG, 10, (0.0,), (1.0,))) is None
 
 
 def erratic(count: int, level: float = 1.3, spread: float = 0.3, key: int = 5) -> Floats:

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from trainables.baseline import DECLARED_SHIFT, moment_distance
 from trainables.data.index import ImageIndex
 from trainables.errors import DataError
 from trainables.recipe import Recipe
+from trainables.signals import StepSignals
 
 if TYPE_CHECKING:
     from tests.trainables.conftest import Tiny
@@ -81,6 +83,19 @@ def test_expected_moments_are_those_of_the_stored_pixels(
     mean, std = recipe.expected_input_moments()
     assert pixels.mean(dim=(0, 2, 3)).tolist() == pytest.approx(mean, abs=0.01)
     assert pixels.std(dim=(0, 2, 3)).tolist() == pytest.approx(std, rel=0.01)
+
+
+@pytest.mark.parametrize("augment", ["none", "crop_flip"])
+@pytest.mark.parametrize("image_size", [8, 16, 32])
+def test_small_and_augmented_inputs_stay_near_the_expected_moments(
+    tiny: Tiny, digits_index: ImageIndex, image_size: int, augment: str
+) -> None:
+    """Resizing narrows the input and cropping shifts it by less than two thirds of what counts as another input."""
+    recipe = Recipe.build(tiny(data={"image_size": image_size, "augment": augment}), digits_index)
+    pixels = recipe.reference_normalization(recipe.train.fetch(np.arange(0, 1500, 3), 0)).double()
+    mean, std = pixels.mean(dim=(0, 2, 3)).tolist(), pixels.std(dim=(0, 2, 3)).tolist()
+    signals = StepSignals(0, 0.0, input_mean=tuple(mean), input_std=tuple(std))
+    assert moment_distance(signals, *recipe.expected_input_moments()) < DECLARED_SHIFT / 1.5
 
 
 def test_evaluation_is_not_augmented(tiny: Tiny, digits_index: ImageIndex) -> None:

@@ -29,11 +29,11 @@ STEPS = 2
 """Steps before the snapshot that both start from."""
 JUMP: dict[str, Any] = {
     "global_batch_size": 32,
-    "max_steps": 60,
+    "max_steps": 40,
     "model": {"norm": "gn"},
     "optim": {"lr": 0.05},
-    "schedule": {"kind": "step", "milestones": [30], "gamma": 500.0},
-    "diagnosis": {"replicates": 1},
+    "schedule": {"kind": "step", "milestones": [22], "gamma": 500.0},
+    "diagnosis": {"replicates": 1, "snapshot_every": 5, "horizon": 6},
 }
 """A run of the small net whose rate jumps, for the whole way from symptom to verdict."""
 

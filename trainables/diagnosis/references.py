@@ -136,8 +136,9 @@ def other_samples(recipe: Recipe, pool: np.ndarray) -> Swap:
 
 
 def merged_batch_size(batch: int, num_samples: int) -> int:
-    """Samples that reference statistics are taken over."""
-    return min(max(MERGED_BATCH, 2 * batch), max(batch, num_samples))
+    """Samples that reference statistics are taken over: a multiple of the batch, so that ranks share it alike."""
+    times = max(2, -(-MERGED_BATCH // batch))
+    return batch * max(1, min(times, num_samples // batch))
 
 
 def merged_statistics(recipe: Recipe, pool: np.ndarray, ranks: Ranks) -> Swap:

@@ -135,13 +135,18 @@ def test_other_samples_come_from_the_pool(recipe: Recipe, references: dict[Ingre
     np.testing.assert_array_equal(draws[3], swap(recipe.ingredients(3)).sample_ids)
 
 
-@pytest.mark.parametrize(
-    ("batch", "num_samples", "expected"),
-    [(2, 1500, MERGED_BATCH), (MERGED_BATCH, 1500, 2 * MERGED_BATCH), (5, 12, 12), (12, 12, 12)],
-)
-def test_merged_batch_has_a_least_size_and_is_twice_the_batch(batch: int, num_samples: int, expected: int) -> None:
+@pytest.mark.parametrize(("batch", "expected"), [(2, MERGED_BATCH), (MERGED_BATCH, 2 * MERGED_BATCH), (1500, 1500)])
+def test_merged_batch_has_a_least_size_and_is_twice_the_batch(batch: int, expected: int) -> None:
     """As many samples as there are, where there are fewer."""
-    assert merged_batch_size(batch, num_samples) == expected
+    assert merged_batch_size(batch, 1500) == expected
+
+
+def test_merged_batch_is_a_multiple_of_the_batch() -> None:
+    """Ranks that share the batch can share the merged one too: none of its samples is dropped, and the remedy that
+    names it is a config that they accept.
+    """
+    sizes = [(batch, n, merged_batch_size(batch, n)) for batch in range(1, 70) for n in (batch, batch + 5, 1500)]
+    assert [(batch, n, size) for batch, n, size in sizes if size % batch or not batch <= size <= n] == []
 
 
 def test_merged_statistics_leave_the_batch_alone(recipe: Recipe, references: dict[Ingredient, Swap]) -> None:
