@@ -20,6 +20,7 @@ class FakeTrial:
         self.config = {"optim.lr": 0.1}
         self.status = "TERMINATED"
         self.last_result: dict[str, Any] = {}
+        self.storage = folder
         self.pickled_error_file = None
         if error is not None and folder is not None:
             self.pickled_error_file = str(folder / "error.pkl")

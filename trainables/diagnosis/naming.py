@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from trainables.diagnosis.references import Ingredient, RateReference
-from trainables.ingredients import Ingredients, Stream, load_batch
-from trainables.ranks import Ranks
+from trainables.ingredients import Ingredients, Stream
 from trainables.recipe import Recipe
 
 LOOK_BACK = 16
@@ -41,8 +40,8 @@ def name_cause(
             over = recipe.config.model.ghost_batch_size if recipe.config.model.norm == "ghost_bn" else batch
             return NamedCause("bn_small_batch", f"statistics over {min(over, batch)} samples a step")
         case "pixels":
-            past = (stream(k) for k in range(step, max(-1, step - LOOK_BACK), -1))
-            return name_pixels(recipe, next((i for i in past if pixels_differ(recipe, i)), stream(step)))
+            past = (pixels_of(recipe, stream(k)) for k in range(step, max(-1, step - LOOK_BACK), -1))
+            return name_pixels(next((p for p in past if p.differ), None) or pixels_of(recipe, stream(step)))
         case "labels":
             steps = [stream(k) for k in range(max(0, step - LOOK_BACK), step + 8)]
             return name_labels(recipe, from_first(steps, lambda i: labels_differ(recipe, i))[:8])
@@ -68,10 +67,26 @@ def order_differs(recipe: Recipe, i: Ingredients) -> bool:
     return not np.array_equal(i.sample_ids, recipe.sampler.sample_ids(i.step))
 
 
-def pixels_differ(recipe: Recipe, i: Ingredients) -> bool:
-    """Whether the step's input is not the reference's."""
-    reference = recipe.reference_normalization(recipe.train.fetch(i.sample_ids, i.epochs))
-    return not torch.equal(i.normalize(i.decode(i.sample_ids, i.epochs)), reference)
+@dataclass(frozen=True)
+class Pixels:
+    """One step's images as the run had them and as the reference has them, before and after normalisation."""
+
+    sample_ids: np.ndarray
+    images: torch.Tensor
+    raw: torch.Tensor
+    actual: torch.Tensor
+    reference: torch.Tensor
+
+    @property
+    def differ(self) -> bool:
+        """Whether the step's input is not the reference's."""
+        return not torch.equal(self.actual, self.reference)
+
+
+def pixels_of(recipe: Recipe, i: Ingredients) -> Pixels:
+    """Both inputs of a step."""
+    images, raw = i.decode(i.sample_ids, i.epochs), recipe.train.fetch(i.sample_ids, i.epochs)
+    return Pixels(i.sample_ids, images, raw, i.normalize(images), recipe.reference_normalization(raw))
 
 
 def name_rate(rate: RateReference, stream: Stream, step: int) -> NamedCause:
@@ -83,17 +98,14 @@ def name_rate(rate: RateReference, stream: Stream, step: int) -> NamedCause:
     return NamedCause("lr_jump", f"the rate goes from {before:.4g} to {after:.4g} at step {rate.changed_at}")
 
 
-def name_pixels(recipe: Recipe, ingredients: Ingredients) -> NamedCause:
+def name_pixels(pixels: Pixels) -> NamedCause:
     """Compare the run's input with the reference input of the same samples."""
-    batch = load_batch(ingredients, Ranks())
-    raw = recipe.train.fetch(ingredients.sample_ids, ingredients.epochs)
-    reference = recipe.reference_normalization(raw).double()
-    actual = ingredients.normalize(batch.images).double()
+    raw, reference, actual = pixels.raw, pixels.reference.double(), pixels.actual.double()
     if not bool(torch.isfinite(actual).all()):
-        return NamedCause("non_finite_input", _listed("samples", ingredients.sample_ids[_not_finite(actual)]))
-    if not torch.equal(batch.images, raw):
-        changed = (batch.images != raw).flatten(1).any(dim=1).numpy()
-        return NamedCause("corrupt_images", _listed("samples", ingredients.sample_ids[changed]))
+        return NamedCause("non_finite_input", _listed("samples", pixels.sample_ids[_not_finite(actual)]))
+    if not torch.equal(pixels.images, raw):
+        changed = (pixels.images != raw).flatten(1).any(dim=1).numpy()
+        return NamedCause("corrupt_images", _listed("samples", pixels.sample_ids[changed]))
     ratio = float(actual.std(dim=(0, 2, 3)).mean() / reference.std(dim=(0, 2, 3)).mean().clamp_min(1e-12))
     if not 1 / 20 < ratio < 20:
         return NamedCause("scale_255", f"the input is {ratio:.3g} times as wide as the reference")

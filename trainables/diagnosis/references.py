@@ -110,18 +110,19 @@ def equals_reference(ingredient: Ingredient, stream: Stream, swap: Swap, steps: 
     """Whether labels or pixels are the reference's own at every one of `steps`, on every rank."""
     if ingredient not in ("labels", "pixels"):
         return False
-    differs = False
-    for step in steps:
-        actual = stream(step)
-        reference = swap(actual)
-        one, other = load_batch(actual, ranks), load_batch(reference, ranks)
-        if ingredient == "labels":
-            differs = not torch.equal(one.labels, other.labels)
-        else:
-            differs = not torch.equal(actual.normalize(one.images), reference.normalize(other.images))
-        if differs:
-            break
+    same = same_labels if ingredient == "labels" else same_input
+    differs = any(not same(stream(step), swap(stream(step)), ranks) for step in steps)
     return ranks.total(differs) == 0
+
+
+def same_labels(one: Ingredients, other: Ingredients, _ranks: Ranks) -> bool:
+    """Whether both give their samples the same labels."""
+    return np.array_equal(one.label(one.sample_ids, one.epochs), other.label(other.sample_ids, other.epochs))
+
+
+def same_input(one: Ingredients, other: Ingredients, ranks: Ranks) -> bool:
+    """Whether the model would see the same bits, in this rank's share."""
+    return torch.equal(one.normalize(load_batch(one, ranks).images), other.normalize(load_batch(other, ranks).images))
 
 
 def other_samples(recipe: Recipe, pool: np.ndarray) -> Swap:

@@ -20,12 +20,6 @@ OUTSIDE_THE_CONFIG = {
 }
 """Cures of faults that no config key has made."""
 
-OUTSIDE_THE_CONFIG = {
-    "labels": "use the labels of the data index",
-    "samples": "train on other samples of the epoch at these steps: shuffle them again or skip them",
-}
-"""Cures of faults that no config key has made."""
-
 
 def try_remedy(case: Case, row: SwapResult, swap: Swap, rate: RateReference | None) -> Remedy:
     """The run with only the guilty ingredient put right, over a longer stretch; verified where that stays healthy.
@@ -69,9 +63,8 @@ def describe(case: Case, ingredient: Ingredient, rate: RateReference | None) -> 
             return describe_rate(case, rate)
         case "normalization":
             size = merged_batch_size(config.global_batch_size, len(case.recipe.index.train))
-            return {
-                "global_batch_size": size
-            }, f"raise global_batch_size to {size}, so that statistics are over {size} samples"
+            text = f"raise global_batch_size to {size}, so that statistics are over {size} samples"
+            return {"global_batch_size": size}, text
         case "pixels":
             name = case.recipe.reference_normalization.name
             change = {"data.normalization": name} if config.data.normalization != name else {}
