@@ -19,7 +19,7 @@ SearchKind = Literal["grid", "random", "optuna"]
 METRIC = "best_val_top1"
 """What Optuna maximises: a trial that fell ill after a good evaluation keeps its good value."""
 OPTUNA_CHOICES = "Choices for a categorical distribution should be"
-"""Head of Optuna's warning that values like {kind: step} can't be stored; its study lives in memory here."""
+"""Head of Optuna's warning that values like {kind: multi_step} can't be stored; its study lives in memory here."""
 
 
 def param_space(axes: Mapping[str, Axis], kind: SearchKind) -> dict[str, Any]:

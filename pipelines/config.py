@@ -17,8 +17,9 @@ from infra.space import Axis, Range, grid_size, merge_point, parse_space, probe_
 from infra.tracking import default_tracking_uri
 from pipelines.overrides import apply_overrides
 from pipelines.yaml_text import dump_yaml, read_mapping
-from trainables.config import PositiveInt, Section, TrialConfig
+from trainables.config import TrialConfig
 from trainables.errors import ConfigError, complaint
+from trainables.section import PositiveInt, Section
 
 PRESETS = Path(__file__).parent / "presets"
 

@@ -1,49 +1,42 @@
 """TrialConfig: everything that one training run is a function of.
 
 A config is checked where it is built: `TrialConfig.parse(mapping)` raises `ConfigError` with one line
-that names the key, the value, what is allowed and the remedy.
+that names the key, the value, what is allowed and the remedy. Lengths are in steps; a YAML may give them in epochs
+(`90ep`), see `trainables.epochs`.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypeGuard, get_args
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from trainables.errors import ConfigError, complaint
+from trainables.epochs import in_steps
+from trainables.errors import complaint
+from trainables.section import Fraction, NonNegative, Positive, PositiveInt, Section, Step
 
-NormName = Literal["bn", "ghost_bn", "gn", "frozen_bn"]
+NormName = Literal[
+    "bn", "sync_bn", "ghost_bn", "frozen_bn", "gn", "gn_ws", "evonorm_s0", "frn_tlu", "batch_renorm", "norm_free"
+]
 NormalizationName = Literal["per_channel", "imagenet", "one_scale", "no_div255", "bgr"]
-ScheduleKind = Literal["constant", "step", "cosine", "cosine_warmup", "one_cycle"]
+ScheduleKind = Literal[
+    "constant",
+    "step",
+    "multi_step",
+    "cosine",
+    "cosine_warmup",
+    "warm_restarts",
+    "one_cycle",
+    "polynomial",
+    "warmup_stable_decay",
+]
+WARMED_UP: tuple[ScheduleKind, ...] = ("cosine_warmup", "one_cycle", "polynomial", "warmup_stable_decay")
+OptimizerName = Literal["sgd", "adamw", "lars", "lamb"]
+AmpName = Literal["fp32", "tf32", "bf16", "fp16"]
 
-PositiveInt = Annotated[int, Field(ge=1)]
-Step = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Section(BaseModel):
-    """A frozen section of a config; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_boolean_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-            raise ValueError("a value that is no boolean")
-        return value
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> Self:
-        """Check `values` and build the section; raises ConfigError, one line, for the first fault."""
-        try:
-            return cls.model_validate(dict(values))
-        except ValidationError as error:
-            raise ConfigError(explain_first(error, cls)) from None
+ImageSide = Annotated[int, Field(ge=8, le=1024)]
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class DataConfig(Section):
@@ -52,16 +45,49 @@ class DataConfig(Section):
     path: str = "digits"
     """`digits` (scikit-learn's handwritten digits, embedded) or a folder with train/ and val/, each of class
     folders."""
-    image_size: Annotated[int, Field(ge=8, le=1024)] = 32
-    """Side of the square that the model sees, in pixels."""
+    train_samples: PositiveInt | None = None
+    """Images of train/, where lengths are given in epochs (`90ep`); checked against the folder."""
+    image_size: ImageSide = 32
+    """Side of the square that the model is trained on, in pixels."""
+    start_size: ImageSide | None = None
+    """Progressive resizing: the side at first, which then grows to image_size; null: image_size throughout."""
+    grow_steps: tuple[Step, Step] = (0, 0)
+    """Progressive resizing: first and last step of the linear growth."""
+    size_multiple: PositiveInt = 32
+    """Progressive resizing: the side is rounded to a multiple of this, in pixels."""
+    eval_size: ImageSide | None = None
+    """Side of the square in evaluation; null: image_size."""
+    eval_crop_ratio: Share = 1.0
+    """Evaluation cuts the middle: the side of the cut over the short side of the image (ImageNet's practice: 0.875)."""
     normalization: NormalizationName = "per_channel"
     """How uint8 pixels become floats: per_channel (the data set's own mean and std), imagenet, or a discrepancy that
     people really make: one_scale (one mean and std for all channels), no_div255 (missing /255), bgr (channels
     reversed)."""
     augment: Literal["none", "flip", "crop", "crop_flip"] = "crop"
     """Random resized crop and horizontal flip, drawn per (seed, epoch, sample id)."""
+    crop_min_area: Share = 0.5
+    """Least share of the image that a random crop covers (ImageNet's practice: 0.08)."""
+    rand_augment_ops: Annotated[int, Field(ge=0, le=8)] = 0
+    """Operations of RandAugment on each image, drawn per (seed, epoch, sample id); 0: none."""
+    rand_augment_magnitude: Annotated[int, Field(ge=0, le=30)] = 6
+    """Strength of RandAugment, of 30."""
+    mixup_alpha: NonNegative = 0.0
+    """Mixup's Beta parameter; 0: none. With cutmix_alpha too, each step draws one of the two."""
+    cutmix_alpha: NonNegative = 0.0
+    """CutMix's Beta parameter; 0: none."""
     loader_threads: Annotated[int, Field(ge=0, le=64)] = 1
     """Threads that decode ahead; 0 decodes in the step. Changes nothing but speed."""
+
+    @model_validator(mode="after")
+    def _sizes_grow(self) -> Self:
+        if self.start_size is not None and self.start_size > self.image_size:
+            allowed = f"up to data.image_size ({self.image_size})"
+            raise ValueError(complaint("data.start_size", self.start_size, allowed, "lower it"))
+        first, last = self.grow_steps
+        if first > last or (self.start_size is not None and first == last):
+            allowed = "the first step of the growth, then its last one" + (" (a later one)" if first == last else "")
+            raise ValueError(complaint("data.grow_steps", [first, last], allowed, "correct data.grow_steps"))
+        return self
 
 
 class ModelConfig(Section):
@@ -70,58 +96,128 @@ class ModelConfig(Section):
     name: Literal["resnet18", "resnet50"] = "resnet50"
     """Constructor in torchvision.models."""
     norm: NormName = "bn"
-    """Normalisation layer: bn, ghost_bn (statistics over `ghost_batch_size` samples), gn (32 groups), frozen_bn."""
+    """Normalisation layer: bn, sync_bn (statistics over all ranks), ghost_bn (over `ghost_batch_size` samples),
+    frozen_bn, gn (32 groups), gn_ws (with weight standardisation), evonorm_s0, frn_tlu, batch_renorm, or norm_free
+    (timm's nf_resnet50; wants optim.agc)."""
     ghost_batch_size: Annotated[int, Field(ge=2)] = 16
     """Samples that share statistics under ghost_bn."""
     zero_init_last_gamma: bool = True
     """Each residual branch starts at zero (Goyal et al. 2017, section 5.1)."""
 
+    @model_validator(mode="after")
+    def _norm_free_exists(self) -> Self:
+        if self.norm == "norm_free" and self.name != "resnet50":
+            raise ValueError(complaint("model.name", self.name, "resnet50 with norm_free", "set model.name=resnet50"))
+        return self
+
 
 class OptimConfig(Section):
-    """SGD with momentum."""
+    """The loss and its optimizer."""
 
+    kind: OptimizerName = "sgd"
+    """sgd, adamw, lars or lamb (the last two for large batches)."""
     lr: Positive = 0.1
     """Peak learning rate; where `lr_batch_size` is set, the rate for a batch of that size."""
     lr_batch_size: PositiveInt | None = None
     """Linear scaling rule: the rate in use is lr * global_batch_size / lr_batch_size. None: lr is used as it is."""
     momentum: Fraction = 0.9
-    """SGD momentum."""
+    """Momentum of sgd and lars."""
     nesterov: bool = False
-    """Nesterov's form of the momentum."""
+    """Nesterov's form of the momentum, for sgd and lars."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """Decay rates of the moments of adamw and lamb."""
+    eps: Positive = 1e-8
+    """Added to the root of the second moment, for adamw and lamb."""
+    trust_coefficient: Positive = 0.001
+    """lars: a layer's rate is this share of the ratio of its weight norm to its gradient norm."""
     weight_decay: NonNegative = 5e-5
-    """L2 penalty on weights; norms and biases are left out."""
+    """L2 penalty (sgd, lars), decoupled decay (adamw), or decay before the trust ratio (lamb) on weights."""
+    decay_norms: bool = False
+    """True: scale and shift of norm layers are decayed too."""
+    decay_biases: bool = False
+    """True: the biases of convolutions and of the classifier are decayed too."""
     clip_grad_norm: Positive | None = None
     """Largest global gradient norm, in L2; None: no clipping."""
+    agc: Positive | None = None
+    """Adaptive gradient clipping: largest norm of a unit's gradient over that of its weight (Brock et al. 2021); the
+    classifier is left out. None: none."""
+    micro_batch_size: PositiveInt | None = None
+    """Gradient accumulation: the most samples that one rank sends through the network at once; None: its whole share
+    of the batch."""
+    label_smoothing: Fraction = 0.0
+    """Share of the target that is spread over all classes."""
+    loss: Literal["ce", "bce"] = "ce"
+    """ce: cross-entropy; bce: binary cross-entropy of each class (Wightman et al. 2021)."""
+    ema_decay: Fraction | None = None
+    """Exponential moving average of the weights, which is what evaluation then uses; None: none."""
+    fused: bool = True
+    """One kernel for the whole update of sgd and adamw. Differs from the plain one in the last bits."""
 
 
 class ScheduleConfig(Section):
-    """Learning rate as a function of the step; every number is in steps."""
+    """Learning rate as a function of the step; lengths are in steps."""
 
     kind: ScheduleKind = "cosine_warmup"
-    """constant, step, cosine, cosine_warmup, one_cycle."""
+    """constant, step, multi_step, cosine, cosine_warmup, warm_restarts, one_cycle, polynomial, warmup_stable_decay."""
     warmup_steps: Step = 10
-    """cosine_warmup: steps of linear ramp from 0 to the peak. one_cycle: steps of the rising half."""
+    """cosine_warmup, polynomial, warmup_stable_decay: steps of linear ramp to the peak. one_cycle: steps of the rising
+    half."""
+    step_size: PositiveInt | None = None
+    """step: the rate is multiplied by `gamma` each so many steps."""
     milestones: tuple[PositiveInt, ...] = ()
-    """step: at each of these steps the rate is multiplied by `gamma`."""
+    """multi_step: at each of these steps the rate is multiplied by `gamma`."""
     gamma: Positive = 0.1
-    """step: the factor at each milestone. Above 1 the rate jumps up, as at the end of a constant warm-up."""
+    """step, multi_step: the factor. Above 1 the rate jumps up, as at the end of a constant warm-up."""
     start_factor: Positive = 1.0
-    """step: the first rate as a share of the peak (0.1 with gamma 10: a constant warm-up that ends in a jump)."""
+    """step, multi_step: the first rate as a share of the peak (0.1 with gamma 10: a constant warm-up that ends in a
+    jump)."""
+    t_max: PositiveInt | None = None
+    """cosine, cosine_warmup: the step at which the rate reaches its minimum; null: max_steps. Training past it lets the
+    rate climb again, a classic mistake."""
+    period: PositiveInt | None = None
+    """warm_restarts: steps of the first cycle."""
+    period_factor: PositiveInt = 1
+    """warm_restarts: each cycle is so many times as long as the one before."""
+    power: Positive = 2.0
+    """polynomial: exponent of the decay."""
+    decay_steps: PositiveInt | None = None
+    """warmup_stable_decay: steps of the final linear decay."""
+    min_factor: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Least rate as a share of the peak: cosine, cosine_warmup, warm_restarts, polynomial, warmup_stable_decay."""
 
     @model_validator(mode="after")
-    def _milestones_rise(self) -> Self:
+    def _lengths_are_given(self) -> Self:
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError("milestones must rise: each step once, in ascending order")
+        if self.milestones and self.kind != "multi_step":
+            allowed = f"empty under schedule.kind {self.kind}"
+            raise ValueError(complaint("schedule.milestones", self.milestones, allowed, "set schedule.kind=multi_step"))
+        needed = {"step": "step_size", "warm_restarts": "period", "warmup_stable_decay": "decay_steps"}.get(self.kind)
+        if needed is not None and getattr(self, needed) is None:
+            allowed = f"a number of steps under schedule.kind {self.kind}"
+            raise ValueError(complaint(f"schedule.{needed}", None, allowed, f"set schedule.{needed}"))
         return self
 
 
 class PrecisionConfig(Section):
     """Number format and memory layout."""
 
-    amp: Literal["fp32", "bf16"] = "fp32"
-    """fp32, or bf16 autocast with float32 weights."""
+    amp: AmpName = "fp32"
+    """fp32; tf32 (a GPU's matrix units round inputs to 10 bits); bf16 or fp16 autocast with float32 weights, fp16 with
+    a loss scaler."""
     channels_last: bool = True
     """Memory layout of images and filters."""
+    compile: bool = False
+    """torch.compile the network: faster on a GPU, other last bits."""
+
+
+class CheckpointConfig(Section):
+    """States on disk that an interrupted run goes on from."""
+
+    every: Step = 500
+    """Steps between checkpoints; 0: none. A run of fewer steps keeps none, unless it is told to stop (SIGTERM)."""
+    keep: Annotated[int, Field(ge=2)] = 2
+    """Latest checkpoints kept; the one with the best val_top1 is kept besides."""
 
 
 class DetectorConfig(Section):
@@ -189,7 +285,7 @@ class FaultConfig(Section):
     """First step it acts on."""
     stop_step: PositiveInt | None = None
     """First step it no longer acts on; None: it stays."""
-    params: dict[str, Any] = {}
+    params: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the fault."""
 
     @model_validator(mode="after")
@@ -208,11 +304,13 @@ class TrialConfig(Section):
     max_steps: PositiveInt = 100
     """Optimizer steps of the whole run."""
     global_batch_size: PositiveInt = 32
-    """Samples of one step over all workers."""
+    """Samples of one step over all ranks."""
     eval_every: PositiveInt = 25
     """Steps between evaluations on val/; the last step is always evaluated."""
     report_every: PositiveInt = 10
     """Steps between reports."""
+    read_every: PositiveInt = 16
+    """Steps whose signals are read from a GPU at once, so that it never waits; on a CPU each step is read by itself."""
     threads: Annotated[int, Field(ge=1, le=256)] = 2
     """Intra-op threads of torch on a CPU. Part of the config because sums depend on it to the last bit."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -224,47 +322,24 @@ class TrialConfig(Section):
     precision: PrecisionConfig = PrecisionConfig()
     detector: DetectorConfig = DetectorConfig()
     diagnosis: DiagnosisConfig = DiagnosisConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
     faults: tuple[FaultConfig, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lengths_in_steps(cls, values: Any) -> Any:
+        return in_steps(values) if isinstance(values, Mapping) else values
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> Self:
-        if self.schedule.kind in ("cosine_warmup", "one_cycle") and self.schedule.warmup_steps >= self.max_steps:
-            raise ValueError(
-                f"schedule.warmup_steps: {self.schedule.warmup_steps} is not allowed; allowed: below max_steps "
-                f"({self.max_steps}); remedy: shorten the warm-up or train longer"
-            )
+        schedule, last = self.schedule, self.max_steps
+        if schedule.kind in WARMED_UP and schedule.warmup_steps >= last:
+            allowed, remedy = f"below max_steps ({last})", "shorten the warm-up or train longer"
+            raise ValueError(complaint("schedule.warmup_steps", schedule.warmup_steps, allowed, remedy))
+        if schedule.kind == "cosine_warmup" and schedule.t_max is not None and schedule.t_max <= schedule.warmup_steps:
+            allowed = f"above schedule.warmup_steps ({schedule.warmup_steps})"
+            raise ValueError(complaint("schedule.t_max", schedule.t_max, allowed, "raise it"))
+        if schedule.kind == "warmup_stable_decay" and (schedule.decay_steps or 0) > last - schedule.warmup_steps:
+            allowed = f"up to max_steps - schedule.warmup_steps ({last - schedule.warmup_steps})"
+            raise ValueError(complaint("schedule.decay_steps", schedule.decay_steps, allowed, "lower it"))
         return self
-
-
-def explain_first(error: ValidationError, root: type[BaseModel]) -> str:
-    """Turn the first of pydantic's findings into one line of our own form."""
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
-    key = ".".join(path) or "config"
-    value = first.get("input")
-    if first["type"] == "extra_forbidden":
-        known = _known_keys(root, path[:-1])
-        near = difflib.get_close_matches(path[-1], known, n=1)
-        remedy = f"write {near[0]!r}" if near else "remove it"
-        return complaint(key, value, f"the keys {', '.join(sorted(known))}", remedy)
-    if first["type"] == "value_error":
-        message = str(first["msg"]).removeprefix("Value error, ")
-        return message if "; remedy: " in message else complaint(key, value, message, "correct it")
-    allowed = str(first["msg"]).removeprefix("Input should be ")
-    return complaint(
-        key, value, allowed[:1].lower() + allowed[1:], f"correct {key} in the YAML or with --set {key}=..."
-    )
-
-
-def _known_keys(root: type[BaseModel], path: list[str]) -> list[str]:
-    """Names of the fields of the section that lies at `path` below `root`."""
-    section = root
-    for part in path:
-        if part in section.model_fields:
-            annotation = section.model_fields[part].annotation
-            section = next((a for a in (annotation, *get_args(annotation)) if _is_section(a)), section)
-    return list(section.model_fields)
-
-
-def _is_section(annotation: object) -> TypeGuard[type[BaseModel]]:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

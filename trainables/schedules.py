@@ -11,26 +11,54 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from trainables.config import ScheduleConfig
+from trainables.config import ScheduleConfig, ScheduleKind
 
 RateAt = Callable[[int], float]
 
-
-def step_decay(step: int, peak: float, milestones: Sequence[int], gamma: float, start_factor: float = 1.0) -> float:
-    """`peak * start_factor`, times `gamma` at each milestone reached (torch's MultiStepLR)."""
-    return peak * start_factor * gamma ** sum(step >= milestone for milestone in milestones)
+RAMPED: tuple[ScheduleKind, ...] = ("cosine_warmup", "polynomial", "warmup_stable_decay")
+"""Kinds that begin with a linear ramp of `warmup_steps`."""
 
 
-def cosine(step: int, peak: float, t_max: int) -> float:
-    """Half a cosine from `peak` at step 0 to 0 at `t_max`, past which it climbs (Loshchilov and Hutter 2017, eq. 5)."""
-    return peak * 0.5 * (1.0 + math.cos(math.pi * step / t_max))
+def step_decay(step: int, peak: float, step_size: int, gamma: float) -> float:
+    """`peak` times `gamma` each `step_size` steps (torch's StepLR)."""
+    return float(peak * gamma ** (step // step_size))
 
 
-def cosine_warmup(step: int, peak: float, warmup_steps: int, t_max: int) -> float:
-    """Linear ramp to `peak`, then half a cosine to 0 at `t_max` (Goyal et al. 2017, section 2.2)."""
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    return cosine(step - warmup_steps, peak, t_max - warmup_steps)
+def multi_step(step: int, peak: float, milestones: Sequence[int], gamma: float) -> float:
+    """`peak` times `gamma` at each milestone reached (torch's MultiStepLR)."""
+    return float(peak * gamma ** sum(step >= milestone for milestone in milestones))
+
+
+def cosine(step: int, peak: float, t_max: int, lowest: float = 0.0) -> float:
+    """Half a cosine from `peak` at step 0 to `lowest` at `t_max`, past which it climbs.
+
+    Source: Loshchilov and Hutter 2017, equation 5; torch's CosineAnnealingLR.
+
+    """
+    return _anneal(peak, lowest, step / t_max)
+
+
+def warm_restarts(step: int, peak: float, period: int, period_factor: int, lowest: float = 0.0) -> float:
+    """Cosines from `peak` to `lowest`, the first one `period` steps long, each next one `period_factor` times that.
+
+    Source: Loshchilov and Hutter 2017; torch's CosineAnnealingWarmRestarts.
+
+    """
+    if period_factor == 1:
+        return cosine(step % period, peak, period, lowest)
+    while step >= period:
+        step, period = step - period, period * period_factor
+    return cosine(step, peak, period, lowest)
+
+
+def polynomial(step: int, peak: float, total_steps: int, power: float, lowest: float = 0.0) -> float:
+    """From `peak` at step 0 to `lowest` at `total_steps` along (1 - share)^power (torch's PolynomialLR)."""
+    return float(lowest + (peak - lowest) * (1.0 - min(1.0, step / total_steps)) ** power)
+
+
+def stable_decay(step: int, peak: float, total_steps: int, decay_steps: int, lowest: float = 0.0) -> float:
+    """`peak`, over the last `decay_steps` linearly down to `lowest` at `total_steps` (Hu et al. 2024, section 4)."""
+    return polynomial(max(0, step - (total_steps - decay_steps)), peak, decay_steps, 1.0, lowest)
 
 
 def one_cycle(step: int, peak: float, warmup_steps: int, total_steps: int) -> float:
@@ -46,19 +74,35 @@ def _anneal(start: float, end: float, share: float) -> float:
     return end + (start - end) / 2.0 * (1.0 + math.cos(math.pi * share))
 
 
+def warmed_up(rate_at: RateAt, peak: float, warmup_steps: int) -> RateAt:
+    """A linear ramp to `peak`, then `rate_at` from its step 0 on (Goyal et al. 2017, section 2.2)."""
+    return lambda step: peak * (step + 1) / warmup_steps if step < warmup_steps else rate_at(step - warmup_steps)
+
+
 def build_schedule(config: ScheduleConfig, peak: float, max_steps: int) -> RateAt:
     """The schedule that `config` names, as a function of the step alone."""
-    match config.kind:
-        case "constant":
-            return lambda step: peak
-        case "step":
-            return lambda step: step_decay(step, peak, config.milestones, config.gamma, config.start_factor)
-        case "cosine":
-            return lambda step: cosine(step, peak, max_steps)
-        case "cosine_warmup":
-            return lambda step: cosine_warmup(step, peak, config.warmup_steps, max_steps)
-        case "one_cycle":
-            return lambda step: one_cycle(step, peak, max(1, config.warmup_steps), max_steps)
+    first, lowest = peak * config.start_factor, peak * config.min_factor
+    warmup = config.warmup_steps if config.kind in RAMPED else 0
+    # Of what follows the ramp, in steps after it.
+    total, t_max = max_steps - warmup, (config.t_max or max_steps) - warmup
+    kinds: dict[ScheduleKind, RateAt] = {
+        "constant": lambda step: peak,
+        "step": lambda step: step_decay(step, first, _given(config.step_size), config.gamma),
+        "multi_step": lambda step: multi_step(step, first, config.milestones, config.gamma),
+        "cosine": lambda step: cosine(step, peak, t_max, lowest),
+        "cosine_warmup": lambda step: cosine(step, peak, t_max, lowest),
+        "warm_restarts": lambda step: warm_restarts(step, peak, _given(config.period), config.period_factor, lowest),
+        "one_cycle": lambda step: one_cycle(step, peak, max(1, config.warmup_steps), max_steps),
+        "polynomial": lambda step: polynomial(step, peak, total, config.power, lowest),
+        "warmup_stable_decay": lambda step: stable_decay(step, peak, total, _given(config.decay_steps), lowest),
+    }
+    return warmed_up(kinds[config.kind], peak, warmup)
+
+
+def _given(steps: int | None) -> int:
+    """A length that the config's own check asks for."""
+    assert steps is not None
+    return steps
 
 
 def change_points(rates: Sequence[float], *, min_ratio: float = 1.25, sharpness: float = 4.0) -> list[int]:

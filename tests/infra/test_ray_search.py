@@ -35,7 +35,7 @@ class SomeTrial:
 
 def test_grid_keeps_whole_mappings() -> None:
     """A section's values reach the trial as they are."""
-    values = ({"kind": "step", "milestones": [2]}, {"kind": "cosine"})
+    values = ({"kind": "multi_step", "milestones": [2]}, {"kind": "cosine"})
     assert param_space({"schedule": Choices(values)}, "grid") == {"schedule": {"grid_search": list(values)}}
 
 

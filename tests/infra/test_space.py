@@ -31,24 +31,24 @@ def test_dotted_axis_changes_one_key() -> None:
 
 def test_section_axis_is_merged() -> None:
     """A section's value is merged into the base's section: what it doesn't name stays."""
-    base = {"schedule": {"kind": "step", "gamma": 0.5}}
+    base = {"schedule": {"kind": "multi_step", "gamma": 0.5}}
     assert merge_point(base, {"schedule": {"kind": "cosine"}}) == {"schedule": {"kind": "cosine", "gamma": 0.5}}
 
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_narrower_axis_wins(reverse: bool) -> None:  # noqa: FBT001 - a test parameter
     """Where a section and a key of it are both axes, the key wins, in whatever order they stand."""
-    point = {"schedule": {"kind": "step", "gamma": 0.1}, "schedule.gamma": 0.5}
+    point = {"schedule": {"kind": "multi_step", "gamma": 0.1}, "schedule.gamma": 0.5}
     ordered = dict(reversed(point.items())) if reverse else point
-    assert merge_point({}, ordered) == {"schedule": {"kind": "step", "gamma": 0.5}}
+    assert merge_point({}, ordered) == {"schedule": {"kind": "multi_step", "gamma": 0.5}}
 
 
 def test_joined_axis_changes_several_keys_at_once() -> None:
     """Names joined by + change together, sections and keys alike; a narrower axis still wins."""
-    point = {"schedule+optim.lr": {"schedule": {"kind": "step"}, "optim.lr": 1.0}, "schedule.gamma": 0.5}
+    point = {"schedule+optim.lr": {"schedule": {"kind": "multi_step"}, "optim.lr": 1.0}, "schedule.gamma": 0.5}
     assert merge_point({"optim": {"momentum": 0.5}}, point) == {
         "optim": {"momentum": 0.5, "lr": 1.0},
-        "schedule": {"kind": "step", "gamma": 0.5},
+        "schedule": {"kind": "multi_step", "gamma": 0.5},
     }
 
 
@@ -125,7 +125,7 @@ def test_true_is_not_one() -> None:
         (0.1, "0.1"),
         (1e-5, "1e-05"),
         ("gn", "gn"),
-        ({"kind": "step", "milestones": [2, 4], "gamma": 0.1}, "step milestones=[2,4] gamma=0.1"),
+        ({"kind": "multi_step", "milestones": [2, 4], "gamma": 0.1}, "multi_step milestones=[2,4] gamma=0.1"),
         (None, "None"),
     ],
 )

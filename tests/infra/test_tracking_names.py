@@ -17,14 +17,14 @@ BASE = {"model": {"name": "resnet18"}, "max_steps": 40}
         ({}, "resnet18 bn b32 cosine_warmup lr0.1"),
         ({"optim.lr": 1e-4, "global_batch_size": 64}, "resnet18 bn b64 cosine_warmup lr0.0001"),
         ({"data.normalization": "bgr", "seed": 3}, "resnet18 bn b32 cosine_warmup lr0.1 normalization=bgr seed=3"),
-        ({"schedule": {"kind": "step", "milestones": [9]}}, "resnet18 bn b32 step lr0.1"),
+        ({"schedule": {"kind": "multi_step", "milestones": [9]}}, "resnet18 bn b32 step lr0.1"),
         ({"schedule": {"kind": "cosine", "warmup_steps": 5}}, "resnet18 bn b32 cosine lr0.1 warmup_steps=5"),
     ],
 )
 def test_a_name_says_what_the_trial_is(point: dict[str, Any], name: str) -> None:
     """Model, norm, batch, schedule and rate always; another axis or a candidate's setting where it tells apart."""
     candidates = [
-        {"kind": "step", "milestones": [9]},
+        {"kind": "multi_step", "milestones": [9]},
         {"kind": "cosine", "warmup_steps": 5},
         {"kind": "cosine", "warmup_steps": 9},
     ]
@@ -34,7 +34,7 @@ def test_a_name_says_what_the_trial_is(point: dict[str, Any], name: str) -> None
 
 def test_changed_params_come_first() -> None:
     """All keys of the config are params, defaults too, and the axes of the space lead."""
-    point = {"schedule": {"kind": "step", "milestones": [9, 12]}, "optim.lr": 0.5}
+    point = {"schedule": {"kind": "multi_step", "milestones": [9, 12]}, "optim.lr": 0.5}
     params = run_params(full_config(BASE, point), point)
 
     assert list(params.items())[:3] == [

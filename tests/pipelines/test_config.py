@@ -14,7 +14,7 @@ SWEEP = """\
 name: first
 trial: {max_steps: 60, optim: {lr: 1e-1}}
 space:
-  schedule: [{kind: step, milestones: [20, 40]}, {kind: cosine}]
+  schedule: [{kind: multi_step, milestones: [20, 40]}, {kind: cosine}]
   global_batch_size: [16, 64]
   model.norm: [bn, gn]
 """
@@ -103,19 +103,22 @@ def test_override_fixes_an_axis(file: Path) -> None:
 def test_override_inside_a_section_axis(file: Path) -> None:
     """A key inside a section that is an axis is written into each of its values; values that become equal are one."""
     assert load(file, "schedule.gamma=0.5").space["schedule"] == [
-        {"kind": "step", "milestones": [20, 40], "gamma": 0.5},
+        {"kind": "multi_step", "milestones": [20, 40], "gamma": 0.5},
         {"kind": "cosine", "gamma": 0.5},
     ]
-    assert load(file, "space.schedule=[{kind: step}, {kind: cosine}]", "schedule.kind=constant").num_trials == 4
+    assert load(file, "space.schedule=[{kind: multi_step}, {kind: cosine}]", "schedule.kind=constant").num_trials == 4
 
 
 def test_override_of_a_joined_axis(file: Path) -> None:
     """Of names that change together the one that is set leaves the axis, or takes the key into its values."""
-    joined = "space={schedule+optim: [{schedule: {kind: step}, optim: {lr: 1.0}}, {schedule: {}, optim: {lr: 0.1}}]}"
+    joined = "space={schedule+optim: [{schedule: {kind: cosine}, optim: {lr: 1.0}}, {schedule: {}, optim: {lr: 0.1}}]}"
     assert load(file, joined).num_trials == 2
-    assert load(file, joined, "optim={lr: 0.2}").space == {"schedule": [{"kind": "step"}, {}]}
+    assert load(file, joined, "optim={lr: 0.2}").space == {"schedule": [{"kind": "cosine"}, {}]}
     assert load(file, joined, "optim.lr=0.2").space == {
-        "schedule+optim": [{"schedule": {"kind": "step"}, "optim": {"lr": 0.2}}, {"schedule": {}, "optim": {"lr": 0.2}}]
+        "schedule+optim": [
+            {"schedule": {"kind": "cosine"}, "optim": {"lr": 0.2}},
+            {"schedule": {}, "optim": {"lr": 0.2}},
+        ]
     }
 
 

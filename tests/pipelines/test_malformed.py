@@ -54,7 +54,7 @@ MISTAKES = {
     "unknown key of --set": Mistake(("optim.lrr", "optim.lr"), options=("--set", "optim.lrr=0.1")),
     "--set without =": Mistake(("--set", "optim.lr", "key=value"), options=("--set", "optim.lr")),
     "--set without a key": Mistake(("--set", "=0.1", "key=value"), options=("--set", "=0.1")),
-    "--set with broken YAML": Mistake(("schedule", "valid YAML"), options=("--set", "schedule={kind: step")),
+    "--set with broken YAML": Mistake(("schedule", "valid YAML"), options=("--set", "schedule={kind: multi_step")),
     "text for a number": Mistake(("optim.lr", "'fast'", "valid number"), options=("--set", "optim.lr=fast")),
     "a number for a section": Mistake(("optim", "3"), options=("--set", "optim=3")),
     "null where a number is needed": Mistake(("max_steps", "None"), options=("--set", "max_steps=null")),
@@ -72,7 +72,7 @@ MISTAKES = {
         options=("--set", "schedule={kind: cosine_warmup, warmup_steps: 50}"),
     ),
     "milestones that fall": Mistake(
-        ("milestones", "ascending"), options=("--set", "schedule={kind: step, milestones: [3, 1]}")
+        ("milestones", "ascending"), options=("--set", "schedule={kind: multi_step, milestones: [3, 1]}")
     ),
     "unknown axis": Mistake(("space", "optim.rate"), with_line("space: {optim.rate: [0.1, 0.2]}")),
     "empty axis": Mistake(("space.optim.lr", "[]"), with_line("space: {optim.lr: []}")),

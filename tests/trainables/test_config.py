@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from trainables.config import Section, TrialConfig
+from trainables.config import TrialConfig
 from trainables.errors import ConfigError
+from trainables.section import Section
 
 FAULTS: list[tuple[dict[str, Any], str, str, str, str]] = [
     ({"max_stepz": 5}, "max_stepz", "5", "max_steps", "write 'max_steps'"),
@@ -17,7 +18,7 @@ FAULTS: list[tuple[dict[str, Any], str, str, str, str]] = [
     ({"model": {"nrom": "gn"}}, "model.nrom", "'gn'", "ghost_batch_size", "write 'norm'"),
     ({"zzz": None}, "zzz", "None", "global_batch_size", "remove it"),
     ({"max_steps": 0}, "max_steps", "0", "greater than or equal to 1", "--set max_steps="),
-    ({"max_steps": "many"}, "max_steps", "'many'", "valid integer", "--set max_steps="),
+    ({"max_steps": "many"}, "max_steps", "'many'", "epochs as 90ep", "correct max_steps"),
     ({"max_steps": 1.5}, "max_steps", "1.5", "valid integer", "correct max_steps"),
     ({"seed": -1}, "seed", "-1", "greater than or equal to 0", "correct seed"),
     ({"seed": 2**63}, "seed", str(2**63), "less than", "correct seed"),
@@ -37,7 +38,7 @@ FAULTS: list[tuple[dict[str, Any], str, str, str, str]] = [
     ({"schedule": {"milestones": [9, 4]}}, "schedule", "9", "ascending order", "correct it"),
     ({"schedule": {"milestones": [4, 4]}}, "schedule", "4", "each step once", "correct it"),
     ({"schedule": {"warmup_steps": 100}}, "schedule.warmup_steps", "100", "below max_steps (100)", "shorten"),
-    ({"precision": {"amp": "fp16"}}, "precision.amp", "'fp16'", "'bf16'", "correct precision.amp"),
+    ({"precision": {"amp": "fp8"}}, "precision.amp", "'fp8'", "'bf16'", "correct precision.amp"),
     ({"device": "tpu"}, "device", "'tpu'", "'cuda'", "correct device"),
     ({"faults": [{"use": "no_colon"}]}, "faults.0.use", "'no_colon'", "pattern", "correct faults.0.use"),
     ({"faults": [{"usee": "a:b", "use": "a:b"}]}, "faults.0.usee", "'a:b'", "start_step", "write 'use'"),
@@ -72,10 +73,20 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"detector": {"erratic_window": 8, "min_history": 20}}, "erratic_window"),
     ({"diagnosis": {"present_score": 3.0, "absent_score": 6.0}}, "absent_score"),
     ({"faults": [{"use": "a:b", "start_step": 5, "stop_step": 5}]}, "stop_step"),
+    ({"data": {"start_size": 64, "image_size": 32}}, "data.start_size"),
+    ({"data": {"grow_steps": [9, 3]}}, "data.grow_steps"),
+    ({"data": {"start_size": 16, "image_size": 32, "grow_steps": [3, 3]}}, "data.grow_steps"),
+    ({"model": {"name": "resnet18", "norm": "norm_free"}}, "model.name"),
+    ({"schedule": {"kind": "cosine", "milestones": [5]}}, "schedule.milestones"),
+    ({"schedule": {"kind": "step"}}, "schedule.step_size"),
+    ({"schedule": {"kind": "warm_restarts"}}, "schedule.period"),
+    ({"schedule": {"kind": "warmup_stable_decay"}}, "schedule.decay_steps"),
+    ({"schedule": {"kind": "warmup_stable_decay", "decay_steps": 95}}, "schedule.decay_steps"),
+    ({"schedule": {"kind": "cosine_warmup", "t_max": 10}}, "schedule.t_max"),
 ]
 
 
-@pytest.mark.parametrize(("values", "key"), CONTRADICTIONS, ids=[key for _, key in CONTRADICTIONS])
+@pytest.mark.parametrize(("values", "key"), CONTRADICTIONS, ids=lambda v: str(v)[:50])
 def test_settings_that_would_silently_switch_something_off_are_errors(values: dict[str, Any], key: str) -> None:
     """A history too short to ever judge, thresholds that overlap, a fault over no steps: each is named, not obeyed."""
     with pytest.raises(ConfigError, match=key):
@@ -108,7 +119,7 @@ def test_dump_and_parse_give_the_same_config() -> None:
     config = TrialConfig.parse(
         {
             "seed": 2**63 - 1,
-            "schedule": {"kind": "step", "milestones": [3, 7], "gamma": 10.0},
+            "schedule": {"kind": "multi_step", "milestones": [3, 7], "gamma": 10.0},
             "faults": [{"use": "a.b:c", "start_step": 3, "stop_step": 9, "params": {"k": [1, 2]}}],
         }
     )
@@ -139,3 +150,40 @@ def test_warmup_bound_holds_only_where_there_is_a_warmup() -> None:
     assert TrialConfig.parse({"max_steps": 5, "schedule": {"kind": "constant"}}).max_steps == 5
     with pytest.raises(ConfigError, match="below max_steps"):
         TrialConfig.parse({"max_steps": 10, "schedule": {"kind": "one_cycle", "warmup_steps": 10}})
+
+
+EPOCHS: dict[str, Any] = {
+    "max_steps": "90ep",
+    "global_batch_size": 256,
+    "eval_every": "1ep",
+    "data": {"train_samples": 1_281_167},
+    "schedule": {"kind": "multi_step", "milestones": ["30ep", "60ep", "80ep"]},
+    "checkpoint": {"every": "0.5ep"},
+}
+"""The 90 epochs of ImageNet, as people write them down."""
+
+
+def test_lengths_in_epochs_become_steps() -> None:
+    """An epoch is train_samples / global_batch_size steps, each length rounded up by itself; then it is a config."""
+    config = TrialConfig.parse(EPOCHS)
+    assert config.max_steps == math.ceil(90 * 1_281_167 / 256) == 450_411
+    assert config.eval_every == 5005
+    assert config.schedule.milestones == (150_137, 300_274, 400_365)
+    assert config.checkpoint.every == 2503
+    assert TrialConfig.parse(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"data": {}}, r"^max_steps: '90ep' .* as data.train_samples is not given; remedy: set data.train_samples"),
+        ({"max_steps": "90 epochs"}, r"^max_steps: '90 epochs' .*of epochs as 90ep; remedy: correct max_steps$"),
+        ({"schedule": {"kind": "step", "step_size": "ep"}}, r"^schedule.step_size: 'ep' "),
+        ({"max_steps": "0ep"}, r"^max_steps: 0 .*greater than or equal to 1"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_length_that_is_none_is_one_line(changes: dict[str, Any], line: str) -> None:
+    """Epochs without a data set size, and what is no length at all."""
+    with pytest.raises(ConfigError, match=line):
+        TrialConfig.parse(EPOCHS | changes)

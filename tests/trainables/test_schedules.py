@@ -9,10 +9,21 @@ from typing import Any
 import pytest
 import torch
 from torch.optim import SGD
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    CosineAnnealingLR,
+    CosineAnnealingWarmRestarts,
+    LinearLR,
+    LRScheduler,
+    MultiStepLR,
+    OneCycleLR,
+    PolynomialLR,
+    SequentialLR,
+    StepLR,
+)
 
 from trainables.config import ScheduleConfig
-from trainables.schedules import build_schedule, change_points, cosine, cosine_warmup, one_cycle
+from trainables.schedules import build_schedule, change_points, cosine, one_cycle
 
 PEAK = 0.4
 
@@ -37,10 +48,10 @@ def our_rates(steps: int, peak: float = PEAK, **schedule: Any) -> list[float]:
 
 
 @pytest.mark.parametrize(("milestones", "gamma"), [((), 0.1), ((30, 60, 80), 0.1), ((1, 2), 0.5), ((50,), 20.0)])
-def test_step_agrees_with_multi_step_lr(milestones: tuple[int, ...], gamma: float) -> None:
+def test_multi_step_agrees_with_multi_step_lr(milestones: tuple[int, ...], gamma: float) -> None:
     """Each milestone multiplies the rate of that step and of all later ones, to 1e-12 over the whole run."""
     expected = torch_rates(lambda o: MultiStepLR(o, list(milestones), gamma=gamma), 100)
-    assert our_rates(100, kind="step", milestones=milestones, gamma=gamma) == pytest.approx(expected, rel=1e-12)
+    assert our_rates(100, kind="multi_step", milestones=milestones, gamma=gamma) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 100, 1000])
@@ -84,22 +95,91 @@ def test_cosine_warmup_ramps_linearly_and_then_is_a_cosine() -> None:
 
 def test_cosine_warmup_without_warmup_is_a_cosine() -> None:
     """No ramp, no division by zero."""
-    rates = [cosine_warmup(step, PEAK, 0, 60) for step in range(60)]
-    assert rates == our_rates(60, kind="cosine")
+    assert our_rates(60, kind="cosine_warmup", warmup_steps=0) == our_rates(60, kind="cosine")
+
+
+@pytest.mark.parametrize(("step_size", "gamma"), [(1, 0.9), (30, 0.1), (7, 0.5), (200, 0.1)])
+def test_step_agrees_with_step_lr(step_size: int, gamma: float) -> None:
+    """Each `step_size` steps the rate is multiplied, to 1e-12 over the whole run."""
+    expected = torch_rates(lambda o: StepLR(o, step_size, gamma=gamma), 100)
+    assert our_rates(100, kind="step", step_size=step_size, gamma=gamma) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("t_max", "min_factor"), [(100, 0.1), (40, 0.0), (40, 0.25), (None, 0.5)])
+def test_cosine_has_its_own_end_and_floor(t_max: int | None, min_factor: float) -> None:
+    """`t_max` and torch's eta_min, past the end too: the rate climbs again, which is a classic mistake."""
+    expected = torch_rates(lambda o: CosineAnnealingLR(o, t_max or 100, eta_min=PEAK * min_factor), 100)
+    actual = our_rates(100, kind="cosine", t_max=t_max, min_factor=min_factor)
+    assert actual == pytest.approx(expected, abs=1e-12)
+
+
+def test_cosine_warmup_reaches_its_floor_at_t_max() -> None:
+    """`t_max` counts from step 0, the warm-up included; after it the rate climbs."""
+    rates = our_rates(100, kind="cosine_warmup", warmup_steps=10, t_max=60, min_factor=0.1)
+    assert min(range(10, 100), key=rates.__getitem__) == 60
+    assert rates[60] == pytest.approx(PEAK / 10, rel=1e-12)
+    assert rates[99] > rates[60]
+
+
+@pytest.mark.parametrize(("period", "factor"), [(10, 1), (10, 2), (1, 2), (7, 3), (500, 1), (3, 1)])
+@pytest.mark.parametrize("min_factor", [0.0, 0.05])
+def test_warm_restarts_agree_with_torchs(period: int, factor: int, min_factor: float) -> None:
+    """Cycles of equal or growing length start at the peak again, to 1e-12 over the whole run."""
+    expected = torch_rates(
+        lambda o: CosineAnnealingWarmRestarts(o, period, T_mult=factor, eta_min=PEAK * min_factor), 200
+    )
+    actual = our_rates(200, kind="warm_restarts", period=period, period_factor=factor, min_factor=min_factor)
+    assert actual == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_polynomial_agrees_with_polynomial_lr(power: float) -> None:
+    """From the peak to zero at the last step, to 1e-12 although torch computes it by recursion."""
+    expected = torch_rates(lambda o: PolynomialLR(o, total_iters=100, power=power), 100)
+    assert our_rates(100, kind="polynomial", warmup_steps=0, power=power) == pytest.approx(expected, abs=1e-12)
+
+
+def test_polynomial_after_a_warmup_agrees_with_torchs_sequence() -> None:
+    """The ramp ends at the peak; the decay is that of the steps that are left."""
+    rates = our_rates(120, kind="polynomial", warmup_steps=20, power=2.0)
+    decay = torch_rates(lambda o: PolynomialLR(o, total_iters=100, power=2.0), 100)
+    assert rates == pytest.approx([PEAK * (step + 1) / 20 for step in range(20)] + decay, abs=1e-12)
+
+
+def test_warmup_stable_decay_agrees_with_torchs_sequence() -> None:
+    """Ramp, plateau, linear fall over the last steps: LinearLR, ConstantLR and LinearLR in a row."""
+    expected = torch_rates(
+        lambda o: SequentialLR(
+            o,
+            [
+                LinearLR(o, start_factor=1 / 10, end_factor=1.0, total_iters=9),
+                ConstantLR(o, factor=1.0),
+                LinearLR(o, start_factor=1.0, end_factor=0.25, total_iters=30),
+            ],
+            milestones=[10, 70],
+        ),
+        100,
+    )
+    actual = our_rates(100, kind="warmup_stable_decay", warmup_steps=10, decay_steps=30, min_factor=0.25)
+    assert actual == pytest.approx(expected, abs=1e-12)
 
 
 def test_start_factor_lowers_the_first_rate_only_as_a_factor() -> None:
     """0.1 and gamma 10: a constant warm-up that ends in a jump to the peak."""
-    rates = our_rates(20, kind="step", milestones=[8], gamma=10.0, start_factor=0.1)
+    rates = our_rates(20, kind="multi_step", milestones=[8], gamma=10.0, start_factor=0.1)
     assert rates == pytest.approx([PEAK / 10] * 8 + [PEAK] * 12, rel=1e-12)
 
 
 KINDS: list[dict[str, Any]] = [
     {"kind": "constant"},
-    {"kind": "step", "milestones": [20, 50], "gamma": 0.1},
+    {"kind": "multi_step", "milestones": [20, 50], "gamma": 0.1},
     {"kind": "cosine"},
     {"kind": "cosine_warmup", "warmup_steps": 10},
     {"kind": "one_cycle", "warmup_steps": 30},
+    {"kind": "step", "step_size": 25},
+    {"kind": "warm_restarts", "period": 20, "period_factor": 2},
+    {"kind": "polynomial", "warmup_steps": 5},
+    {"kind": "warmup_stable_decay", "warmup_steps": 5, "decay_steps": 30},
 ]
 
 
@@ -125,7 +205,7 @@ def test_rates_scale_with_the_peak_and_stay_within_it(schedule: dict[str, Any]) 
 @pytest.mark.parametrize("gamma", [0.1, 0.5, 20.0])
 def test_milestones_are_change_points(milestones: tuple[int, ...], gamma: float) -> None:
     """Each milestone is found at its very step, up or down, next to the edges too."""
-    assert change_points(our_rates(100, kind="step", milestones=milestones, gamma=gamma)) == list(milestones)
+    assert change_points(our_rates(100, kind="multi_step", milestones=milestones, gamma=gamma)) == list(milestones)
 
 
 @pytest.mark.parametrize("warmup_steps", [0, 1, 2, 3, 5, 10, 50, 150])
