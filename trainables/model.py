@@ -1,13 +1,18 @@
-"""torchvision's ResNets with any normalisation layer, and a stem that fits small images."""
+"""torchvision's ResNets with any normalisation layer, timm's norm-free one, and a stem that fits small images."""
 
 from __future__ import annotations
 
+from typing import Any, cast
+
+import timm
 import torch
-import torchvision
-from torch import nn
+from timm.layers.std_conv import ScaledStdConv2d, StdConv2d
+from timm.models.nfnet import NormFreeBlock
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from trainables.config import ModelConfig
-from trainables.norms import build_norm_layer
+from trainables.norms import ACTIVATED, build_norm_layer
 
 SMALL_IMAGE = 64
 """Below this side, in pixels, the stem is a 3x3 convolution of stride 2 without max-pooling: with ImageNet's stem the
@@ -16,27 +21,102 @@ last stage would be a single pixel, and batch norm at a small batch would see al
 
 def build_model(config: ModelConfig, *, num_classes: int, image_size: int, seed: int) -> nn.Module:
     """A ResNet whose initial weights depend on `seed` alone; the global RNG is left as it was."""
-    norm_layer = build_norm_layer(config.norm, config.ghost_batch_size)
-    constructor = getattr(torchvision.models, config.name)
+    build = _build_norm_free if config.norm == "norm_free" else _build_resnet
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model: nn.Module = constructor(
-            num_classes=num_classes,
-            norm_layer=norm_layer,
-            zero_init_residual=config.zero_init_last_gamma and config.norm != "frozen_bn",
-        )
-        if image_size < SMALL_IMAGE:
-            model.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=2, padding=1, bias=False)
-            nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-            model.maxpool = nn.Identity()
-    if config.zero_init_last_gamma and config.norm == "gn":
-        _zero_last_gamma(model)
+        return build(config, num_classes, small_stem=image_size < SMALL_IMAGE)
+
+
+def _build_resnet(config: ModelConfig, num_classes: int, *, small_stem: bool) -> nn.Module:
+    activated = config.norm in ACTIVATED
+    block, depths = _ACTIVATED_BLOCKS[config.name] if activated else _BLOCKS[config.name]
+    model: nn.Module = ResNet(
+        block,
+        list(depths),
+        num_classes=num_classes,
+        norm_layer=build_norm_layer(config.norm, config.ghost_batch_size),
+        # A frozen scale of zero would shut its branch for good.
+        zero_init_residual=config.zero_init_last_gamma and config.norm != "frozen_bn",
+    )
+    if small_stem:
+        model.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=2, padding=1, bias=False)
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+        model.maxpool = nn.Identity()
+    if activated:
+        model.relu = nn.Identity()
+    if config.norm == "gn_ws":
+        _standardize_weights(model)
     return model
 
 
-def _zero_last_gamma(model: nn.Module) -> None:
-    """What torchvision's zero_init_residual does for batch norm only (Goyal et al. 2017, section 5.1)."""
-    for block in model.modules():
-        last = getattr(block, "bn3", None) or (getattr(block, "bn2", None) if not hasattr(block, "bn3") else None)
-        if isinstance(last, nn.GroupNorm):
-            nn.init.zeros_(last.weight)
+def _build_norm_free(config: ModelConfig, num_classes: int, *, small_stem: bool) -> nn.Module:
+    """The pre-activation ResNet-50 of Brock et al. 2021 (`Characterizing signal propagation`), as timm has it."""
+    model: nn.Module = timm.create_model("nf_resnet50", num_classes=num_classes)
+    if small_stem:
+        large = cast("ScaledStdConv2d", model.get_submodule("stem.conv"))
+        gamma = large.scale * large.weight[0].numel() ** 0.5
+        small = ScaledStdConv2d(3, large.out_channels, kernel_size=3, stride=2, gamma=gamma, eps=large.eps)
+        nn.init.kaiming_normal_(small.weight, mode="fan_in", nonlinearity="linear")
+        nn.init.zeros_(cast("Tensor", small.bias))
+        model.set_submodule("stem.conv", small)
+        model.set_submodule("stem.pool", nn.Identity())
+    if not config.zero_init_last_gamma:
+        # timm always starts them at zero, which is its SkipInit (De and Smith 2020) for each channel.
+        for block in model.modules():
+            if isinstance(block, NormFreeBlock):
+                nn.init.ones_(block.conv3.gain)
+    return model
+
+
+def _standardize_weights(model: nn.Module) -> None:
+    """Standardise each filter before it is used (Qiao et al. 2019); the weights themselves stay."""
+    for name, conv in list(model.named_modules()):
+        if isinstance(conv, nn.Conv2d):
+            standardized = StdConv2d(
+                conv.in_channels,
+                conv.out_channels,
+                cast("tuple[int, int]", conv.kernel_size),
+                stride=cast("tuple[int, int]", conv.stride),
+                padding=cast("tuple[int, int]", conv.padding),
+            )
+            standardized.weight = conv.weight
+            model.set_submodule(name, standardized)
+
+
+class ActivatedBasicBlock(BasicBlock):  # type: ignore[misc] # torchvision has no annotations
+    """BasicBlock whose first norm brings its own activation; the last and the shortcut's have none."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _drop_activations(self, "bn2", "downsample.1")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, inplanes, height, width] -> [n, planes, height / stride, width / stride]."""
+        identity = x if self.downsample is None else self.downsample(x)
+        branch = self.bn2(self.conv2(self.bn1(self.conv1(x))))
+        return cast("Tensor", self.relu(branch + identity))
+
+
+class ActivatedBottleneck(Bottleneck):  # type: ignore[misc] # torchvision has no annotations
+    """Bottleneck whose inner norms bring their own activation; the last and the shortcut's have none."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _drop_activations(self, "bn3", "downsample.1")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, inplanes, height, width] -> [n, 4 * planes, height / stride, width / stride]."""
+        identity = x if self.downsample is None else self.downsample(x)
+        inner = self.bn2(self.conv2(self.bn1(self.conv1(x))))
+        return cast("Tensor", self.relu(self.bn3(self.conv3(inner)) + identity))
+
+
+def _drop_activations(block: nn.Module, *names: str) -> None:
+    """Put norms without activation where a sum follows, as the layers' authors do."""
+    for name, norm in list(block.named_modules()):
+        if name in names:
+            block.set_submodule(name, type(norm)(norm.get_parameter("weight").numel(), apply_act=False))
+
+
+_BLOCKS = {"resnet18": (BasicBlock, (2, 2, 2, 2)), "resnet50": (Bottleneck, (3, 4, 6, 3))}
+_ACTIVATED_BLOCKS = {"resnet18": (ActivatedBasicBlock, (2, 2, 2, 2)), "resnet50": (ActivatedBottleneck, (3, 4, 6, 3))}

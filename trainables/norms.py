@@ -1,53 +1,49 @@
-"""Normalisation layers, as torchvision's `norm_layer` takes them: a function of the number of channels."""
+"""Normalisation by name, as torchvision's `norm_layer` takes it: a function of the number of channels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import torch
-from torch import Tensor, nn
+from timm.layers.evo_norm import EvoNorm2dS0
+from timm.layers.filter_response_norm import FilterResponseNormTlu2d
+from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from trainables.config import NormName
+from trainables.norm_layers import BatchRenorm2d, GhostBatchNorm2d, SyncBatchNorm2d
 
 NormLayer = Callable[[int], nn.Module]
 
 GROUPS = 32
 """Groups of group norm (Wu and He 2018, section 3)."""
-
-
-class GhostBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm whose statistics are taken over `ghost_batch_size` samples at a time (Hoffer et al. 2017).
-
-    A batch that is no multiple of it is cut into equal parts of at least that size. `ghost_batch_size` None takes the
-    statistics over the whole batch.
-    """
-
-    def __init__(self, num_features: int, ghost_batch_size: int | None) -> None:
-        super().__init__(num_features)
-        self.ghost_batch_size = ghost_batch_size
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalise each ghost batch of [n, channels, height, width] by itself while training."""
-        if not self.training or self.ghost_batch_size is None or len(images) <= self.ghost_batch_size:
-            return super().forward(images)
-        ghosts = max(1, len(images) // self.ghost_batch_size)
-        return torch.cat([super(GhostBatchNorm2d, self).forward(part) for part in images.tensor_split(ghosts)])
+ACTIVATED: tuple[NormName, ...] = ("evonorm_s0", "frn_tlu")
+"""Norms with an activation of their own, in the ReLU's place."""
 
 
 def build_norm_layer(name: NormName, ghost_batch_size: int) -> NormLayer:
-    """The layer that `name` stands for."""
+    """The layer that `name` stands for; the identity for norm_free."""
+    layer: NormLayer
     match name:
         case "bn":
-            return nn.BatchNorm2d
+            layer = nn.BatchNorm2d
+        case "sync_bn":
+            layer = SyncBatchNorm2d
         case "ghost_bn":
             return lambda channels: GhostBatchNorm2d(channels, ghost_batch_size)
-        case "gn":
-            return lambda channels: nn.GroupNorm(GROUPS, channels)
+        case "batch_renorm":
+            layer = BatchRenorm2d
         case "frozen_bn":
-            frozen: NormLayer = FrozenBatchNorm2d
-            return frozen
+            layer = FrozenBatchNorm2d
+        case "gn" | "gn_ws":
+            return lambda channels: nn.GroupNorm(GROUPS, channels)
+        case "evonorm_s0":
+            layer = EvoNorm2dS0
+        case "frn_tlu":
+            layer = FilterResponseNormTlu2d
+        case "norm_free":
+            return lambda channels: nn.Identity()
+    return layer
 
 
 def uses_batch_statistics(model: nn.Module) -> bool:

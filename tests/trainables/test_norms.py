@@ -1,95 +1,72 @@
-"""Normalisation layers take their statistics over what they say."""
+"""A norm's name gives its layer, and it is known which of them take statistics over a batch."""
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
+from timm.layers.evo_norm import EvoNorm2dS0
+from timm.layers.filter_response_norm import FilterResponseNormTlu2d
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from trainables.norms import (
-    GROUPS,
-    GhostBatchNorm2d,
-    build_norm_layer,
-    uses_batch_statistics,
-    whole_batch_statistics,
-)
+from trainables.config import NormName
+from trainables.norm_layers import BatchRenorm2d, GhostBatchNorm2d, SyncBatchNorm2d
+from trainables.norms import GROUPS, build_norm_layer, uses_batch_statistics, whole_batch_statistics
 
-CHANNELS = 6
+LAYERS: dict[NormName, type[nn.Module]] = {
+    "bn": nn.BatchNorm2d,
+    "sync_bn": SyncBatchNorm2d,
+    "ghost_bn": GhostBatchNorm2d,
+    "frozen_bn": FrozenBatchNorm2d,
+    "gn": nn.GroupNorm,
+    "gn_ws": nn.GroupNorm,
+    "evonorm_s0": EvoNorm2dS0,
+    "frn_tlu": FilterResponseNormTlu2d,
+    "batch_renorm": BatchRenorm2d,
+    "norm_free": nn.Identity,
+}
+SHARED = {"bn", "sync_bn", "ghost_bn", "batch_renorm"}
+"""Norms whose output for a sample depends on its batch."""
 
 
 def images(n: int, seed: int = 0) -> Tensor:
-    """Noise whose level differs from sample to sample, so that statistics depend on who shares them."""
+    """Noise [n, 64, 4, 4] whose level differs from sample to sample, so that statistics depend on who shares them."""
     draw = torch.Generator().manual_seed(seed)
-    return torch.randn(n, CHANNELS, 4, 4, generator=draw) + 3.0 * torch.randn(n, 1, 1, 1, generator=draw)
+    return torch.randn(n, 64, 4, 4, generator=draw) + 3.0 * torch.randn(n, 1, 1, 1, generator=draw)
 
 
-def batch_norm() -> nn.BatchNorm2d:
-    """Plain batch norm in training mode."""
-    return nn.BatchNorm2d(CHANNELS).train()
+@pytest.mark.parametrize("name", get_args(NormName))
+def test_a_name_gives_the_layer_that_it_says(name: NormName) -> None:
+    """Each name of the config, with the channels that it is asked for."""
+    layer = build_norm_layer(name, 4)(64)
+    assert type(layer) is LAYERS[name]
+    assert layer(images(4)).shape == (4, 64, 4, 4)
 
 
-@pytest.mark.parametrize(("n", "ghost"), [(8, 4), (32, 16), (12, 3), (8, 2)])
-def test_ghost_batch_norm_is_batch_norm_of_each_ghost_batch(n: int, ghost: int) -> None:
-    """Output and gradient of each ghost batch are what batch norm gives it alone, to the last bit."""
-    batch = images(n).requires_grad_()
-    alone = images(n).requires_grad_()
-    weights = images(n, seed=1)
-    layer, plain = GhostBatchNorm2d(CHANNELS, ghost).train(), batch_norm()
-    parts = torch.cat([plain(part) for part in alone.split(ghost)])
-    out = layer(batch)
-    assert torch.equal(out, parts)
-    (out * weights).sum().backward()
-    (parts * weights).sum().backward()
-    assert batch.grad is not None
-    assert torch.equal(batch.grad, alone.grad)  # type: ignore[arg-type]
+def test_layers_get_their_sizes() -> None:
+    """Ghost batches have the config's size, group norm its 32 groups."""
+    ghost, group = build_norm_layer("ghost_bn", 4)(64), build_norm_layer("gn", 4)(64)
+    assert isinstance(ghost, GhostBatchNorm2d)
+    assert ghost.ghost_batch_size == 4
+    assert isinstance(group, nn.GroupNorm)
+    assert group.num_groups == GROUPS
 
 
-def test_ghost_batch_norm_updates_running_statistics_once_a_ghost_batch() -> None:
-    """The running statistics are those of batch norm that saw the ghost batches one after the other."""
-    layer, plain = GhostBatchNorm2d(CHANNELS, 4).train(), batch_norm()
-    layer(images(12))
-    for part in images(12).split(4):
-        plain(part)
-    for name, buffer in layer.named_buffers():
-        assert torch.equal(buffer, plain.get_buffer(name)), name
-
-
-def test_ghost_batch_norm_of_a_small_batch_is_batch_norm() -> None:
-    """A batch up to the ghost batch's size is one ghost batch."""
-    for n in (2, 7, 8):
-        assert torch.equal(GhostBatchNorm2d(CHANNELS, 8).train()(images(n)), batch_norm()(images(n)))
-
-
-@pytest.mark.parametrize("n", [9, 10, 15, 17, 20, 31])
-def test_no_ghost_batch_is_smaller_than_asked(n: int) -> None:
-    """A batch that is no multiple is cut into parts of at least the size, so none is noisier; all samples come out."""
-    seen: list[int] = []
-
-    class Spy(GhostBatchNorm2d):
-        def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 - torch's name
-            seen.append(len(input))
-
-    assert Spy(CHANNELS, 8).train()(images(n)).shape == images(n).shape
-    assert sum(seen) == n
-    assert all(8 <= size < 16 for size in seen)
-
-
-def test_ghost_batch_norm_evaluates_like_batch_norm() -> None:
-    """In evaluation mode the running statistics count, and the batch's composition does not."""
-    layer = GhostBatchNorm2d(CHANNELS, 4).train()
-    layer(images(8))
-    layer.eval()
-    plain = nn.BatchNorm2d(CHANNELS)
-    plain.load_state_dict(layer.state_dict())
-    plain.eval()
-    assert torch.equal(layer(images(8, seed=2)), plain(images(8, seed=2)))
+@pytest.mark.parametrize("name", get_args(NormName))
+def test_batch_statistics_are_known(name: NormName) -> None:
+    """`uses_batch_statistics` says whether a sample's output changes with its neighbours, as a forward shows."""
+    model = nn.Sequential(build_norm_layer(name, 4)(64)).train()
+    other = torch.cat([images(4)[:1], images(3, seed=1)])
+    assert uses_batch_statistics(model) is (name in SHARED)
+    assert torch.equal(model(images(4))[0], model(other)[0]) is (name not in SHARED)
 
 
 def test_whole_batch_statistics_hold_inside_the_block_only() -> None:
     """Inside it ghost batch norm is batch norm; afterwards, an error notwithstanding, each layer has its own size."""
-    model = nn.Sequential(GhostBatchNorm2d(CHANNELS, 4), GhostBatchNorm2d(CHANNELS, 2)).train()
-    expected = nn.Sequential(batch_norm(), batch_norm())(images(8))
+    model = nn.Sequential(GhostBatchNorm2d(64, 4), GhostBatchNorm2d(64, 2)).train()
+    expected = nn.Sequential(nn.BatchNorm2d(64), nn.BatchNorm2d(64)).train()(images(8))
 
     def fail_inside() -> None:
         with whole_batch_statistics(model):
@@ -99,26 +76,3 @@ def test_whole_batch_statistics_hold_inside_the_block_only() -> None:
     with pytest.raises(RuntimeError, match="inside"):
         fail_inside()
     assert [layer.ghost_batch_size for layer in model] == [4, 2]
-
-
-def test_build_norm_layer_gives_what_the_name_says() -> None:
-    """The four names of the config, with the channels they are asked for."""
-    ghost = build_norm_layer("ghost_bn", 4)(64)
-    group = build_norm_layer("gn", 4)(64)
-    assert type(build_norm_layer("bn", 4)(64)) is nn.BatchNorm2d
-    assert isinstance(ghost, GhostBatchNorm2d)
-    assert ghost.ghost_batch_size == 4
-    assert isinstance(group, nn.GroupNorm)
-    assert group.num_groups == GROUPS
-    assert isinstance(build_norm_layer("frozen_bn", 4)(64), FrozenBatchNorm2d)
-
-
-@pytest.mark.parametrize(("name", "shared"), [("bn", True), ("ghost_bn", True), ("gn", False), ("frozen_bn", False)])
-def test_batch_statistics_are_known(name: str, *, shared: bool) -> None:
-    """`uses_batch_statistics` says whether a sample's output changes with its neighbours, as a forward shows."""
-    model = nn.Sequential(build_norm_layer(name, 4)(64)).train()  # type: ignore[arg-type]
-    draw = torch.Generator().manual_seed(0)
-    batch = torch.randn(4, 64, 2, 2, generator=draw)
-    other = torch.cat([batch[:1], torch.randn(3, 64, 2, 2, generator=draw)])
-    assert uses_batch_statistics(model) is shared
-    assert torch.equal(model(batch)[0], model(other)[0]) is not shared

@@ -13,8 +13,9 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
+from trainables.data.augment import draw_crop, rand_augment
 from trainables.data.decode import decode_rgb
-from trainables.data.images import CROP_AREA, CROP_RATIO, Augment, ImageSource, draw_crop
+from trainables.data.images import Augment, ImageSource
 from trainables.data.index import ImageIndex, open_index
 from trainables.data.prefetch import Prefetcher
 from trainables.data.sampler import EpochSampler
@@ -102,43 +103,53 @@ def test_crop_and_crop_flip_share_their_crops(index: ImageIndex) -> None:
         assert torch.equal(found, crop) or torch.equal(found, crop.flip(1))
 
 
-def test_a_crop_is_torchvisions_resized_crop(index: ImageIndex) -> None:
-    """The rectangle drawn, cut and resized by torchvision, bit for bit."""
-    pixels = decode_rgb(index.train.paths[4])
+@pytest.mark.parametrize("min_area", [0.08, 0.5])
+def test_a_crop_is_drawn_with_the_least_area(index: ImageIndex, min_area: float) -> None:
+    """The rectangle of (seed, epoch, sample id), cut and resized by torchvision, bit for bit."""
     rng = generator(0, "augment", 2, 4)
     rng.random()
-    top, left, height, width = draw_crop(rng, 32, 40)
+    top, left, height, width = draw_crop(rng, 32, 40, min_area)
+    pixels = decode_rgb(index.train.paths[4])
     expected = v2.functional.resized_crop(pixels, top, left, height, width, [24, 24], antialias=True)
-    found = ImageSource(index.train, 24, "crop", 0).fetch(np.array([4]), 2)[0]
+    found = ImageSource(index.train, 24, "crop", 0, crop_min_area=min_area).fetch(np.array([4]), 2)[0]
     assert torch.equal(found, expected.permute(1, 2, 0))
 
 
-@pytest.mark.parametrize(("height", "width"), [(100, 100), (375, 500), (120, 90)])
-def test_crops_are_distributed_as_torchvisions(height: int, width: int) -> None:
-    """Mean and spread of all four numbers agree with RandomResizedCrop's over 3,000 draws, within five errors."""
-    ours = np.array([draw_crop(generator("crop", i), height, width) for i in range(3000)])
-    reference = v2.RandomResizedCrop(10, scale=CROP_AREA, ratio=CROP_RATIO)
-    torch.manual_seed(0)
-    image = torch.empty(3, height, width, dtype=torch.uint8)
-    drawn = [reference.make_params([image]) for _ in range(3000)]
-    theirs = np.array([[params[key] for key in ("top", "left", "height", "width")] for params in drawn])
-    error = np.sqrt((ours.var(0) + theirs.var(0)) / 3000)
-    assert (np.abs(ours.mean(0) - theirs.mean(0)) < 5 * error).all()
-    np.testing.assert_allclose(ours.std(0), theirs.std(0), rtol=0.1)
+@pytest.mark.parametrize(("size", "short_side"), [(224, 256), (28, 32), (24, 27)])
+def test_evaluation_cuts_the_middle(index: ImageIndex, size: int, short_side: int) -> None:
+    """As torchvision's presets: 224 of 256 is a ratio of 0.875; `none` trains on the same pixels."""
+    transform = v2.Compose([v2.Resize(short_side, antialias=True), v2.CenterCrop(size)])
+    ids = np.arange(4)
+    expected = torch.stack([transform(decode_rgb(index.train.paths[i])).permute(1, 2, 0) for i in ids])
+    source = ImageSource(index.train, size, "none", 0, eval_crop_ratio=0.875)
+    assert torch.equal(source.fetch(ids, None), expected)
+    assert torch.equal(source.fetch(ids, 3), expected)
+    assert not torch.equal(ImageSource(index.train, size, "none", 0).fetch(ids, None), expected)
 
 
-@pytest.mark.parametrize(("height", "width"), [(10, 400), (400, 10), (1, 1), (1, 7)])
-def test_a_crop_always_lies_inside_the_image(height: int, width: int) -> None:
-    """Where no allowed rectangle fits, the centre is cut, as torchvision does; nothing is empty."""
-    image = torch.empty(3, height, width, dtype=torch.uint8)
-    fallback = v2.RandomResizedCrop(10, scale=CROP_AREA, ratio=CROP_RATIO).make_params([image])
-    for i in range(200):
-        top, left, crop_height, crop_width = draw_crop(generator("crop", i), height, width)
-        assert 0 <= top < top + crop_height <= height
-        assert 0 <= left < left + crop_width <= width
-        if max(height, width) >= 400:
-            assert (top, left) == (fallback["top"], fallback["left"])
-            assert (crop_height, crop_width) == (fallback["height"], fallback["width"])
+@pytest.mark.parametrize("augment", AUGMENTS)
+def test_rand_augment_follows_crop_and_flip(index: ImageIndex, augment: Augment) -> None:
+    """Drawn by (seed, epoch, sample id), on the pixels as they are without it; evaluation stays as it is."""
+    ids = np.arange(16)
+    plain = ImageSource(index.train, 24, augment, 5)
+    source = ImageSource(index.train, 24, augment, 5, rand_augment_ops=2, rand_augment_magnitude=9)
+    expected = [
+        rand_augment(pixels.permute(2, 0, 1), generator(5, "rand_augment", 3, i), 2, 9).permute(1, 2, 0)
+        for i, pixels in enumerate(plain.fetch(ids, 3))
+    ]
+    assert torch.equal(source.fetch(ids, 3), torch.stack(expected))
+    assert not torch.equal(source.fetch(ids, 3), plain.fetch(ids, 3))
+    assert not torch.equal(source.fetch(ids, 3), source.fetch(ids, 4))
+    assert torch.equal(source.fetch(ids, None), plain.fetch(ids, None))
+
+
+def test_an_option_without_effect_changes_no_pixel(index: ImageIndex) -> None:
+    """By default crops cover half of the image or more; strength and middle don't matter to a crop alone."""
+    ids = np.arange(16)
+    base = ImageSource(index.train, 24, "crop_flip", 0).fetch(ids, 1)
+    for same in ({"crop_min_area": 0.5}, {"rand_augment_magnitude": 20}, {"eval_crop_ratio": 0.875}):
+        assert torch.equal(ImageSource(index.train, 24, "crop_flip", 0, **same).fetch(ids, 1), base)
+    assert not torch.equal(ImageSource(index.train, 24, "crop_flip", 0, crop_min_area=0.08).fetch(ids, 1), base)
 
 
 @pytest.mark.parametrize("threads", [0, 1, 3])
@@ -170,7 +181,7 @@ def test_a_position_has_the_same_pixels_for_every_batch_size(digits_index: Image
 def test_intra_op_threads_and_concurrency_change_no_bit(clothing: Path, tmp_path: Path) -> None:
     """Real photos: one torch thread or two, four fetches at once or one after the other."""
     index = open_index(str(clothing), cache_dir=tmp_path)
-    source = ImageSource(index.train, 64, "crop_flip", 0)
+    source = ImageSource(index.train, 64, "crop_flip", 0, crop_min_area=0.08, rand_augment_ops=2)
     ids = np.arange(0, 3000, 75)
     before = torch.get_num_threads()
     try:
