@@ -6,10 +6,11 @@ The detector and the replays of a diagnosis score with the same functions, so 'p
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, median, pstdev
+from typing import Any, Self
 
 from trainables.signals import StepSignals
 
@@ -48,6 +49,12 @@ class Baseline:
     input_noise: float = INPUT_FLOOR
     declared: bool = False
     """True: the moments are those that the data index promises, not those of earlier steps."""
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Self:
+        """The baseline that `dataclasses.asdict` made a mapping of, through JSON too."""
+        means = {key: tuple(row[key]) for key in ("input_mean", "input_std")}
+        return cls(**{**row, **means})
 
     def loss_score(self, loss: float) -> float:
         """Excess of `loss` over the baseline, in noise units; NON_FINITE_SCORE where it is not finite."""

@@ -12,16 +12,17 @@ the standard error of a batch mean that the per-sample losses give, with a floor
 suspicious never enter the baseline, so an outlier can't hide itself or the next one; a step that is not finite enters
 nothing.
 
-Each update costs O(history). Needs no torch; the state is plain data that pickles with a checkpoint.
+Each update costs O(history). Needs no torch; the state is plain data that a checkpoint keeps as JSON.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from statistics import fmean, median, pstdev
-from typing import Literal
+from typing import Any, Literal
 
 from trainables.baseline import (
     NON_FINITE_SCORE,
@@ -112,6 +113,24 @@ class Detector:
             self.accepted.append(signals)
             self._remember_lowest()
         return symptom
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the detector remembers, as JSON has it (nan as NaN)."""
+        return {
+            "accepted": [asdict(signals) for signals in self.accepted],
+            "recent": [asdict(signals) for signals in self.recent],
+            "suspicious": list(self.suspicious),
+            "losses": list(self.losses),
+            "lowest": asdict(self.lowest) if self.lowest else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Remember what `state_dict` gave, so that the next update is what it would have been."""
+        self.accepted.extend(StepSignals.from_dict(row) for row in state["accepted"])
+        self.recent.extend(StepSignals.from_dict(row) for row in state["recent"])
+        self.suspicious.extend(state["suspicious"])
+        self.losses.extend(state["losses"])
+        self.lowest = Baseline.from_dict(state["lowest"]) if state["lowest"] else None
 
     def baseline_before(self, onset: int) -> Baseline:
         """Baseline of the accepted steps before `onset`; the best stretch, or chance, where there are too few."""

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainables.data.mixing import Mix
+from trainables.losses import Loss
 from trainables.ranks import Ranks
 
 Decode = Callable[[np.ndarray, np.ndarray], Tensor]
@@ -32,6 +34,8 @@ class Ingredients:
     learning_rate: float
     momentum: float
     clip_grad_norm: float | None
+    agc: float | None
+    """Adaptive gradient clipping; None: none."""
     sample_ids: np.ndarray
     epochs: np.ndarray
     decode: Decode
@@ -39,8 +43,11 @@ class Ingredients:
     label: Label
     companions: np.ndarray | None
     """Ids of further samples that only share normalisation statistics with the batch; None: the batch alone."""
+    loss: Loss
+    mix: Mix | None
+    """Mixup or CutMix with the neighbour in the batch; None: none."""
     amp: str
-    """fp32 or bf16."""
+    """fp32, tf32, bf16 or fp16."""
 
 
 Stream = Callable[[int], Ingredients]

@@ -1,75 +1,140 @@
 """The training loop, top to bottom: a step, a run of steps, an evaluation.
 
-`state, signals = step(state, ingredients)`: training, replay and recovery all go through `run_steps`.
+`record = train_step(state, ingredients, batch)`: training, replay and recovery all go through `run_steps`. Nothing in
+a step waits for the device: what it has to say stays there until it is read, many steps at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterator
-from typing import cast
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from trainables.data.images import ImageSource
+from trainables.data.mixing import mix_images
 from trainables.data.prefetch import Prefetcher
 from trainables.ingredients import Batch, Ingredients, Normalize, Stream, load_batch
 from trainables.norms import whole_batch_statistics
-from trainables.signals import StepSignals, batch_totals, input_moments
+from trainables.optim import clip_unitwise, set_hyperparameters, step_unless
+from trainables.precision import LEAST_SCALE, autocast, matrix_precision
+from trainables.signals import (
+    LOSSES,
+    NOTICE,
+    StepRecord,
+    StepSignals,
+    batch_sums,
+    input_moments,
+    read_signals,
+)
 from trainables.state import TrainState
 
+RATIO_EVERY = 16
+"""Steps between two measurements of the update ratio, which costs two more passes over the weights."""
 
-def train_step(state: TrainState, ingredients: Ingredients, batch: Batch) -> StepSignals:
-    """One optimizer step; a step whose loss or gradient is not finite changes nothing, buffers included."""
-    for group in state.optimizer.param_groups:
-        group["lr"], group["momentum"] = ingredients.learning_rate, ingredients.momentum
-    buffers_before = [buffer.clone() for buffer in state.buffers]
 
-    images = to_input(batch.images, ingredients.normalize, state)
-    logits = forward(state, ingredients, images, batch.companions)
-    losses = F.cross_entropy(logits.float(), batch.labels.to(state.device), reduction="none")
+def train_step(state: TrainState, ingredients: Ingredients, batch: Batch, *, notice: bool = False) -> StepRecord:
+    """One optimizer step; a step whose loss or gradient is not finite changes nothing, buffers included.
+
+    `notice`: this rank was told to stop, which all ranks learn from the step's signals.
+    """
+    set_hyperparameters(state.optimizer, ingredients.learning_rate, ingredients.momentum, ingredients.step)
+    buffers_before = state.copy_buffers()
+    sums = backward(state, ingredients, batch)
+    sums[NOTICE] += notice
+    totals = state.ranks.sum(sums)
+    grad_norm, bad = clip_gradients(state, ingredients), ~torch.isfinite(totals[LOSSES])
+    bad = (bad | ~torch.isfinite(grad_norm)).float()
+    weights_before = copy_weights(state) if ingredients.step % RATIO_EVERY == 0 else None
+    step_unless(state.optimizer, bad)
+    state.undo_buffers(buffers_before, bad)
+    state.update_averages(bad)
+    overflowed = settle_loss_scale(state, bad, totals[LOSSES])
+    state.step = ingredients.step + 1
+    ratio = update_ratio(state, weights_before)
+    after = torch.stack([value.double() for value in (grad_norm, bad, overflowed, ratio)])
+    return StepRecord(ingredients.step, ingredients.learning_rate, totals, after)
+
+
+def backward(state: TrainState, ingredients: Ingredients, batch: Batch) -> Tensor:
+    """Gradients of the global batch's mean loss, in micro-batches; this rank's part of the signals, `batch_sums`."""
     state.optimizer.zero_grad(set_to_none=True)
-    losses.mean().backward()
-    grad_norm = clip_gradients(state, ingredients.clip_grad_norm)
-    totals = batch_totals(losses, logits, batch.labels.to(state.device), images, state.ranks)
-
-    applied = math.isfinite(totals.loss) and math.isfinite(grad_norm)
-    if applied:
-        state.optimizer.step()
-    else:
-        with torch.no_grad():
-            for buffer, before in zip(state.buffers, buffers_before, strict=True):
-                buffer.copy_(before)
-    return StepSignals(
-        step=ingredients.step,
-        loss=totals.loss,
-        loss_noise=totals.loss_noise,
-        learning_rate=ingredients.learning_rate,
-        grad_norm=grad_norm,
-        update_ratio=update_ratio(state, ingredients.learning_rate) if applied else 0.0,
-        top1=totals.top1,
-        input_mean=totals.input_mean,
-        input_std=totals.input_std,
-        applied=applied,
-    )
+    total = len(ingredients.sample_ids)
+    parts = micro_batches(batch, state.ranks.largest_share(total), state.micro_batch_size, mixed=ingredients.mix)
+    sums = None
+    for i, part in enumerate(parts):
+        images = to_input(part.images, ingredients.normalize, state)
+        labels = part.labels.to(state.device, non_blocking=True)
+        inputs = images if ingredients.mix is None else mix_images(images, ingredients.mix)
+        with gradients_summed(state, last=i == len(parts) - 1), matrix_precision(ingredients.amp, state.device):
+            logits = forward(state, ingredients, inputs, part.companions)
+            losses = ingredients.loss(logits, labels, ingredients.mix)
+            # DDP divides by the world size; shares and micro-batches may differ in length.
+            loss = losses.mean() * (len(labels) * state.ranks.world_size / total)
+            (loss if state.loss_scale is None else loss * state.loss_scale.scale).backward()
+        mine = batch_sums(losses, logits, labels, images)
+        sums = mine if sums is None else sums + mine
+    assert sums is not None
+    return sums
 
 
 def run_steps(
-    state: TrainState, stream: Stream, start: int, stop: int, *, loader_threads: int
+    state: TrainState,
+    stream: Stream,
+    start: int,
+    stop: int,
+    *,
+    loader_threads: int,
+    reading: Reading | None = None,
+    notice: Callable[[], bool] = lambda: False,
 ) -> Iterator[StepSignals]:
-    """Run steps [start, stop), decoding ahead in threads; closing the iterator closes the threads."""
+    """Run steps [start, stop), decoding ahead in threads; closing the iterator closes the threads.
+
+    Signals come as `reading` says; by default each step's at once.
+    """
 
     def fetch(step: int) -> tuple[Ingredients, Batch]:
         ingredients = stream(step)
         return ingredients, load_batch(ingredients, state.ranks)
 
+    reading = reading or Reading()
     state.model.train()
+    unread: list[StepRecord] = []
     with Prefetcher(fetch, loader_threads, stop_step=stop) as prefetcher:
         for step in range(start, stop):
-            yield train_step(state, *prefetcher.get(step))
+            unread.append(train_step(state, *prefetcher.get(step), notice=notice()))
+            if len(unread) == reading.every or step + 1 == stop or reading.now(step + 1):
+                signals = read_signals(unread)
+                unread.clear()
+                yield from signals
+
+
+def warm_up(state: TrainState, side: int) -> None:
+    """One backward pass on black images that leaves nothing behind but DDP's final gradient buckets.
+
+    DDP orders its buckets anew after the first backward pass, and with three ranks or more the order shows in the last
+    bits of a sum: without this, a resumed run's first step would differ.
+    """
+    images = torch.zeros(2, 3, side, side, device=state.device).contiguous(memory_format=state.memory_format)
+    with state.held_buffers():
+        state.network(images).float().sum().backward()
+    state.optimizer.zero_grad(set_to_none=True)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """When the signals of steps are read from the device."""
+
+    every: int = 1
+    """At the latest after so many steps."""
+    now: Callable[[int], bool] = lambda done: False
+    """Whether to read when `done` steps are done, since something is due then."""
 
 
 @torch.no_grad()
@@ -87,62 +152,123 @@ def to_input(images: Tensor, normalize: Normalize, state: TrainState) -> Tensor:
     return normalize(images.to(state.device, non_blocking=True)).contiguous(memory_format=state.memory_format)
 
 
+def micro_batches(batch: Batch, largest_share: int, size: int | None, *, mixed: object) -> list[Batch]:
+    """Cut a rank's share into as many parts as the largest share needs; companions go with every part.
+
+    `mixed`: not None where neighbours are mixed, which no cut may part.
+    """
+    count = -(-largest_share // size) if size is not None else 1
+    if count == 1:
+        return [batch]
+    unit = 2 if mixed is not None else 1
+    cuts = [unit * len(part) for part in np.array_split(np.arange(len(batch.labels) // unit), count)]
+    pieces = zip(batch.images.split(cuts), batch.labels.split(cuts), strict=True)
+    return [Batch(images, labels, batch.companions) for images, labels in pieces]
+
+
+def gradients_summed(state: TrainState, *, last: bool) -> contextlib.AbstractContextManager[None]:
+    """Ranks add up their gradients in the backward pass of the last micro-batch only."""
+    if isinstance(state.network, DistributedDataParallel) and not last:
+        return state.network.no_sync()
+    return contextlib.nullcontext()
+
+
 def forward(state: TrainState, ingredients: Ingredients, images: Tensor, companions: Tensor | None) -> Tensor:
     """Logits [n, classes] of `images`; companions share the normalisation statistics and nothing else."""
-    with torch.autocast(state.device.type, torch.bfloat16, enabled=ingredients.amp == "bf16"):
+    with autocast(ingredients.amp, state.device):
         if companions is None:
-            return cast("Tensor", state.network(images))
+            logits: Tensor = state.network(images)
+            return logits
         together = torch.cat([images, to_input(companions, ingredients.normalize, state)])
         with whole_batch_statistics(state.model):
-            logits: Tensor = state.network(together.contiguous(memory_format=state.memory_format))
+            logits = state.network(together.contiguous(memory_format=state.memory_format))
             return logits[: len(images)]
 
 
-def clip_gradients(state: TrainState, limit: float | None) -> float:
-    """Global L2 norm of the gradients before clipping them to `limit`."""
+def clip_gradients(state: TrainState, ingredients: Ingredients) -> Tensor:
+    """Global L2 norm of the gradients before they are clipped, 0-dim on the device."""
     gradients = [p.grad for p in state.parameters if p.grad is not None]
+    if state.loss_scale is not None:
+        state.loss_scale.unscale(gradients)
     norm = torch.nn.utils.get_total_norm(gradients)
-    if limit is not None:
-        torch.nn.utils.clip_grads_with_norm_(state.parameters, limit, norm)
-    return float(norm)
+    if ingredients.agc is not None:
+        clip_unitwise(state.model, ingredients.agc)
+    if ingredients.clip_grad_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(state.parameters, ingredients.clip_grad_norm, norm)
+    return norm
 
 
-def update_ratio(state: TrainState, learning_rate: float) -> float:
-    """Norm of the last update over the norm of the weights (without Nesterov's look-ahead and weight decay's share)."""
-    updates = [state.optimizer.state[p].get("momentum_buffer", p.grad) for p in state.parameters]
-    weights = torch.nn.utils.get_total_norm([p.detach() for p in state.parameters])
-    return float(learning_rate * torch.nn.utils.get_total_norm([u for u in updates if u is not None]) / weights)
+def settle_loss_scale(state: TrainState, bad: Tensor, loss: Tensor) -> Tensor:
+    """1 where only the loss scale was too large, else 0; the scale moves."""
+    if state.loss_scale is None:
+        return torch.zeros_like(bad)
+    may_overflow = (state.loss_scale.scale > LEAST_SCALE).squeeze() & torch.isfinite(loss)
+    state.loss_scale.update(bad)
+    return bad * may_overflow
+
+
+def copy_weights(state: TrainState) -> list[Tensor]:
+    """The trained weights as they are."""
+    return [p.detach().clone() for p in state.parameters]
+
+
+@torch.no_grad()
+def update_ratio(state: TrainState, before: list[Tensor] | None) -> Tensor:
+    """Norm of the last update over the norm of the weights, 0-dim; nan where there is nothing to compare with."""
+    live = [p.detach() for p in state.parameters]
+    if before is None:
+        return torch.full((), math.nan, device=state.device)
+    change = torch.nn.utils.get_total_norm([now - then for now, then in zip(live, before, strict=True)])
+    return change / torch.nn.utils.get_total_norm(live)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Exact scores over a split."""
+
+    top1: float
+    top5: float
+    loss: float
+    """Mean cross-entropy, in nats."""
 
 
 @torch.no_grad()
 def evaluate(
     state: TrainState, source: ImageSource, normalize: Normalize, amp: str, batch_size: int = 256
-) -> tuple[float, float]:
-    """Exact top-1 and mean loss over a split; ranks take disjoint shares, none padded."""
-    state.model.eval()
+) -> Evaluation:
+    """Score a split, with the averaged weights where there are any; ranks take disjoint shares, none padded."""
+    for buffer in state.buffers:
+        state.ranks.broadcast(buffer)
     ids = np.arange(len(source.split))[state.ranks.rank :: state.ranks.world_size]
-    totals = torch.zeros(3, dtype=torch.float64)
-    for start in range(0, len(ids), batch_size):
-        part = ids[start : start + batch_size]
-        labels = torch.from_numpy(source.split.labels[part]).to(state.device)
-        with torch.autocast(state.device.type, torch.bfloat16, enabled=amp == "bf16"):
-            logits = state.model(to_input(source.fetch(part, None), normalize, state)).float()
-        loss = F.cross_entropy(logits, labels, reduction="sum")
-        right = (logits.argmax(1) == labels).sum()
-        totals += torch.tensor([float(right), float(loss), float(len(part))], dtype=torch.float64)
-    right_sum, loss_sum, count = state.ranks.sum(totals).tolist()
+    totals = torch.zeros(4, dtype=torch.float64, device=state.device)
+    state.model.eval()
+    with state.averaged_weights(), matrix_precision(amp, state.device):
+        for start in range(0, len(ids), batch_size):
+            part = ids[start : start + batch_size]
+            labels = torch.from_numpy(source.split.labels[part]).to(state.device)
+            with autocast(amp, state.device):
+                logits: Tensor = state.model(to_input(source.fetch(part, None), normalize, state))
+            totals += evaluation_sums(logits.float(), labels)
     state.model.train()
-    return right_sum / count, loss_sum / count
+    top1, top5, loss, count = state.ranks.sum(totals).tolist()
+    return Evaluation(top1 / count, top5 / count, loss / count)
+
+
+def evaluation_sums(logits: Tensor, labels: Tensor) -> Tensor:
+    """Right at first, right among five, summed loss, samples: float64 [4]."""
+    best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+    loss = F.cross_entropy(logits, labels, reduction="sum").double()
+    right, among = best[:, 0].sum().double(), best.sum().double()
+    return torch.stack([right, among, loss, torch.full_like(loss, float(len(labels)))])
 
 
 @torch.no_grad()
 def score_batch(state: TrainState, ingredients: Ingredients, batch: Batch) -> float:
     """Mean loss of a batch in training mode, changing nothing: no gradient, and buffers are put back."""
-    buffers_before = [buffer.clone() for buffer in state.buffers]
-    images = to_input(batch.images, ingredients.normalize, state)
-    logits = forward(state, ingredients, images, batch.companions)
-    losses = F.cross_entropy(logits.float(), batch.labels.to(state.device), reduction="none")
-    for buffer, before in zip(state.buffers, buffers_before, strict=True):
-        buffer.copy_(before)
-    totals = state.ranks.sum(torch.tensor([float(losses.double().sum()), float(len(losses))], dtype=torch.float64))
-    return float(totals[0] / totals[1])
+    with state.held_buffers(), matrix_precision(ingredients.amp, state.device):
+        images = to_input(batch.images, ingredients.normalize, state)
+        logits = forward(state, ingredients, images, batch.companions)
+        losses = F.cross_entropy(logits.float(), batch.labels.to(state.device), reduction="none").double()
+        totals = state.ranks.sum(torch.stack([losses.sum(), torch.full_like(losses[0], float(len(losses)))]))
+    loss_sum, count = totals.tolist()
+    return float(loss_sum / count)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,15 +26,35 @@ class Ranks:
         return cls()
 
     def share(self, n: int) -> slice:
-        """Contiguous share of this rank in `n` samples; `n` is a multiple of the world size."""
-        size = n // self.world_size
-        return slice(self.rank * size, (self.rank + 1) * size)
+        """Contiguous share of this rank in `n` samples; the first ranks take one more each where `n` doesn't divide."""
+        size, more = divmod(n, self.world_size)
+        start = self.rank * size + min(self.rank, more)
+        return slice(start, start + size + (self.rank < more))
+
+    def largest_share(self, n: int) -> int:
+        """Samples of the rank that has most of `n`."""
+        return -(-n // self.world_size)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum of `values` over all ranks, the same bits on each; in place."""
+        """Sum of `values` over all ranks, the same bits on each; in place, on their device."""
         if self.world_size > 1:
             dist.all_reduce(values, op=dist.ReduceOp.SUM)
         return values
+
+    def broadcast(self, values: Tensor) -> Tensor:
+        """Rank 0's `values` on every rank; in place."""
+        if self.world_size > 1:
+            dist.broadcast(values, src=0)
+        return values
+
+    def broadcast_json(self, value: Any) -> Any:
+        """Rank 0's JSON-safe `value` on every rank (nan as NaN)."""
+        if self.world_size == 1:
+            return value
+        text = json.dumps(value).encode() if self.rank == 0 else b""
+        size = self.broadcast(torch.tensor([len(text)]))
+        data = torch.tensor(list(text.ljust(int(size))), dtype=torch.uint8)
+        return json.loads(bytes(self.broadcast(data).tolist()))
 
     def total(self, value: float) -> float:
         """Sum of one number over all ranks, the same on each."""

@@ -6,16 +6,19 @@ values from it, so no reference ever comes from an injector.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from trainables.config import TrialConfig
 from trainables.data.images import ImageSource
 from trainables.data.index import ImageIndex
+from trainables.data.mixing import draw_mix
 from trainables.data.normalize import Normalization, build_normalization
 from trainables.data.sampler import EpochSampler
+from trainables.errors import DataError, complaint
 from trainables.ingredients import Ingredients
+from trainables.losses import Loss, build_loss
 from trainables.optim import peak_learning_rate
 from trainables.schedules import RateAt, build_schedule
 
@@ -30,46 +33,89 @@ class Recipe:
     config: TrialConfig
     index: ImageIndex
     train: ImageSource
+    """Training images at their last side, data.image_size."""
     val: ImageSource
     sampler: EpochSampler
     rate_at: RateAt
     declared_normalization: Normalization
     reference_normalization: Normalization
+    loss: Loss
 
     @classmethod
     def build(cls, config: TrialConfig, index: ImageIndex) -> Recipe:
-        """Raises DataError where the batch is larger than the data set."""
+        """Raises DataError where the batch is larger than the data set, or data.train_samples is not its size."""
         data = config.data
+        if data.train_samples not in (None, len(index.train)):
+            allowed = f"{len(index.train)}, the images of train/"
+            raise DataError(complaint("data.train_samples", data.train_samples, allowed, "correct it"))
         declared = build_normalization(data.normalization, index.channel_mean, index.channel_std)
         sound = data.normalization if data.normalization in SOUND_NORMALIZATIONS else "per_channel"
         return cls(
             config=config,
             index=index,
-            train=ImageSource(index.train, data.image_size, data.augment, config.seed),
-            val=ImageSource(index.val, data.image_size, "none", config.seed),
+            train=ImageSource(
+                index.train,
+                data.image_size,
+                data.augment,
+                config.seed,
+                crop_min_area=data.crop_min_area,
+                rand_augment_ops=data.rand_augment_ops,
+                rand_augment_magnitude=data.rand_augment_magnitude,
+                eval_crop_ratio=data.eval_crop_ratio,
+            ),
+            val=ImageSource(
+                index.val,
+                data.eval_size or data.image_size,
+                "none",
+                config.seed,
+                eval_crop_ratio=data.eval_crop_ratio,
+            ),
             sampler=EpochSampler(len(index.train), config.global_batch_size, config.seed),
             rate_at=build_schedule(
                 config.schedule, peak_learning_rate(config.optim, config.global_batch_size), config.max_steps
             ),
             declared_normalization=declared,
             reference_normalization=build_normalization(sound, index.channel_mean, index.channel_std),
+            loss=build_loss(config.optim.loss, config.optim.label_smoothing),
         )
 
     def ingredients(self, step: int) -> Ingredients:
         """What `step` is made of."""
+        data = self.config.data
         return Ingredients(
             step=step,
             learning_rate=self.rate_at(step),
             momentum=self.config.optim.momentum,
             clip_grad_norm=self.config.optim.clip_grad_norm,
+            agc=self.config.optim.agc,
             sample_ids=self.sampler.sample_ids(step),
             epochs=self.sampler.epochs(step),
-            decode=self.train.fetch,
+            decode=self.source(step).fetch,
             normalize=self.declared_normalization,
             label=self.true_labels,
             companions=None,
+            loss=self.loss,
+            mix=draw_mix(self.config.seed, step, data.mixup_alpha, data.cutmix_alpha, self.side(step)),
             amp=self.config.precision.amp,
         )
+
+    def side(self, step: int) -> int:
+        """Side of the training images at `step`, in pixels: it grows linearly over data.grow_steps.
+
+        A multiple of data.size_multiple until the last of these steps, from where on it is data.image_size.
+        Source: progressive resizing as FFCV's ImageNet example does it (Leclerc et al. 2023).
+
+        """
+        data = self.config.data
+        if data.start_size is None or step >= data.grow_steps[1]:
+            return data.image_size
+        exact = float(np.interp(step, data.grow_steps, (data.start_size, data.image_size)))
+        return min(max(1, round(exact / data.size_multiple)) * data.size_multiple, data.image_size)
+
+    def source(self, step: int) -> ImageSource:
+        """The training images at the side of `step`: `train`, but for progressive resizing."""
+        side = self.side(step)
+        return self.train if side == self.train.image_size else replace(self.train, image_size=side)
 
     def true_labels(self, ids: np.ndarray, _epochs: np.ndarray) -> np.ndarray:
         """Labels of the index, int64 [n]."""
@@ -77,7 +123,12 @@ class Recipe:
         return labels
 
     def expected_input_moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Per-channel mean and std that the reference normalisation gives over the training set."""
+        """Per-channel mean and std that the reference normalisation gives over the training set.
+
+        Empty under RandAugment, which moves them by up to a standard deviation of what the index holds.
+        """
+        if self.config.data.rand_augment_ops:
+            return (), ()
         normalization = self.reference_normalization
         stats = zip(self.index.channel_mean, self.index.channel_std, normalization.mean, normalization.std, strict=True)
         moments = [((mean - shift) / scale, std / scale) for mean, std, shift, scale in stats]

@@ -1,14 +1,24 @@
-"""What a step tells about itself: cheap numbers, the same on every rank."""
+"""What a step tells about itself: cheap numbers, the same on every rank.
+
+A step leaves one small vector on its device; vectors are read in batches, so that a GPU never waits for the host.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from trainables.ranks import Ranks
+
+SUMS = 5
+"""Samples, losses, squared losses, right ones, notices to stop; the sums over pixels follow."""
+LOSSES, NOTICE = 1, 4
+"""Places in the sums."""
 
 
 @dataclass(frozen=True)
@@ -17,14 +27,14 @@ class StepSignals:
 
     step: int
     loss: float
-    """Mean cross-entropy, in nats."""
+    """Mean training loss, in nats."""
     loss_noise: float = math.nan
     """Standard error of that mean, from the spread of the per-sample losses, in nats."""
     learning_rate: float = math.nan
     grad_norm: float = math.nan
     """Global L2 norm before clipping."""
     update_ratio: float = math.nan
-    """Norm of the update over the norm of the weights."""
+    """Norm of the update over the norm of the weights; measured on some steps only."""
     top1: float = math.nan
     """Share of the batch classified right, in training mode."""
     input_mean: tuple[float, ...] = ()
@@ -32,63 +42,96 @@ class StepSignals:
     input_std: tuple[float, ...] = ()
     """Per-channel standard deviation of the normalised input."""
     applied: bool = True
-    """False: the step was not finite and changed nothing."""
+    """False: the gradient or the loss was not finite, and the step changed nothing."""
+    overflowed: bool = False
+    """True: only the fp16 loss scale was too large, which is halved; no fault of the run."""
+    notice: bool = False
+    """Some rank was told to stop."""
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Self:
+        """The signals that `dataclasses.asdict` made a mapping of, through JSON too."""
+        moments = {key: tuple(row[key]) for key in ("input_mean", "input_std")}
+        numbers = {key: _number(value) for key, value in row.items() if isinstance(value, float)}
+        return cls(**{**row, **numbers, **moments})
 
     @property
     def finite(self) -> bool:
-        """Whether loss and gradient are finite."""
+        """Whether loss and gradient are finite, but for the loss scale's own overflows."""
+        if self.overflowed:
+            return math.isfinite(self.loss)
         return math.isfinite(self.loss) and not math.isinf(self.grad_norm) and self.applied
 
 
 @dataclass(frozen=True)
-class BatchTotals:
-    """Sums over the global batch, from which the signals follow."""
+class StepRecord:
+    """One step before it is read: what the host knows, and a float64 vector on the device."""
 
-    loss: float
-    loss_noise: float
-    top1: float
-    input_mean: tuple[float, ...]
-    input_std: tuple[float, ...]
+    step: int
+    learning_rate: float
+    sums: Tensor
+    """Sums over the global batch: `batch_sums`."""
+    after: Tensor
+    """Gradient norm, bad (0 or 1), overflowed (0 or 1), update ratio (nan: not measured)."""
 
 
-def batch_totals(losses: Tensor, logits: Tensor, labels: Tensor, images: Tensor, ranks: Ranks) -> BatchTotals:
-    """Loss, its standard error, accuracy and input moments in one reduction over all ranks.
+def batch_sums(losses: Tensor, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
+    """Sums of one rank's samples from which the signals follow, float64, on the device.
 
-    losses [n], logits [n, classes], labels [n], images [n, 3, side, side]; sums are in float64.
+    losses [n], logits [n, classes], labels [n], images [n, 3, side, side].
     """
-    parts = [
-        torch.tensor([float(len(losses))], dtype=torch.float64),
-        _on_host(losses.detach().double().sum()),
-        _on_host(losses.detach().double().square().sum()),
-        _on_host((logits.detach().argmax(1) == labels).double().sum()),
-        *_pixel_sums(images),
-    ]
-    count, loss, squares, right, *pixels = ranks.sum(torch.cat(parts)).tolist()
-    mean_loss = loss / count
-    spread = max(0.0, squares / count - mean_loss**2) if count > 1 else math.nan
-    mean, std = _moments(pixels)
-    return BatchTotals(
-        loss=mean_loss,
-        loss_noise=math.sqrt(spread / (count - 1)) if count > 1 else math.nan,
+    losses = losses.detach().double()
+    right = (logits.detach().argmax(1) == labels).double().sum()
+    count = torch.full_like(right, float(len(losses)))
+    head = torch.stack([count, losses.sum(), losses.square().sum(), right, torch.zeros_like(right)])
+    return torch.cat([head, pixel_sums(images)])
+
+
+def pixel_sums(images: Tensor) -> Tensor:
+    """Pixels of a channel, each channel's sum, each channel's sum of squares: float64 [1 + 2 * channels]."""
+    pixels = images.detach().double()
+    sums = pixels.sum(dim=(0, 2, 3))
+    area = torch.full_like(sums[:1], float(images[:, 0].numel()))
+    return torch.cat([area, sums, pixels.square().sum(dim=(0, 2, 3))])
+
+
+def read_signals(records: Sequence[StepRecord]) -> list[StepSignals]:
+    """Bring the vectors of some steps to the host, in one copy, and make signals of them."""
+    if not records:
+        return []
+    rows = torch.stack([torch.cat([record.sums, record.after]) for record in records]).cpu().tolist()
+    return [_signals(record, row) for record, row in zip(records, rows, strict=True)]
+
+
+def _signals(record: StepRecord, row: list[float]) -> StepSignals:
+    count, loss_sum, squares, right, notices = row[:SUMS]
+    grad_norm, bad, overflowed, ratio = row[-4:]
+    loss = loss_sum / count
+    spread = max(0.0, squares / count - loss**2) if count > 1 else math.nan
+    mean, std = moments(row[SUMS:-4])
+    return StepSignals(
+        step=record.step,
+        loss=_number(loss),
+        loss_noise=_number(math.sqrt(spread / (count - 1)) if count > 1 else math.nan),
+        learning_rate=record.learning_rate,
+        grad_norm=_number(grad_norm),
+        update_ratio=_number(ratio),
         top1=right / count,
         input_mean=mean,
         input_std=std,
+        applied=not bad,
+        overflowed=bool(overflowed),
+        notice=notices > 0,
     )
 
 
 def input_moments(images: Tensor, ranks: Ranks) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Per-channel mean and standard deviation of [n, channels, height, width] over the global batch."""
-    return _moments(ranks.sum(torch.cat(_pixel_sums(images))).tolist())
+    return moments(ranks.sum(pixel_sums(images)).tolist())
 
 
-def _pixel_sums(images: Tensor) -> list[Tensor]:
-    """Pixels of a channel, and each channel's sum and sum of squares, in float64 on the host."""
-    pixels = images.detach().double()
-    area = torch.tensor([float(images[:, 0].numel())], dtype=torch.float64)
-    return [area, _on_host(pixels.sum(dim=(0, 2, 3))), _on_host(pixels.square().sum(dim=(0, 2, 3)))]
-
-
-def _moments(sums: list[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def moments(sums: list[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Per-channel mean and standard deviation from what `pixel_sums` gives."""
     area, *totals = sums
     channels = len(totals) // 2
     means = tuple(total / area for total in totals[:channels])
@@ -96,5 +139,6 @@ def _moments(sums: list[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return means, tuple(math.sqrt(max(0.0, variance)) for variance in variances)
 
 
-def _on_host(value: Tensor) -> Tensor:
-    return value.reshape(-1).cpu()
+def _number(value: float) -> float:
+    """One nan for all, so that equal signals compare as equal."""
+    return math.nan if math.isnan(value) else value

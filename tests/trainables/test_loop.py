@@ -15,7 +15,7 @@ from trainables.data.images import ImageSource
 from trainables.data.index import Split
 from trainables.ingredients import Ingredients, load_batch
 from trainables.loop import evaluate, forward, observe_inputs, run_steps, score_batch, to_input, train_step
-from trainables.signals import StepSignals
+from trainables.signals import StepSignals, read_signals
 from trainables.state import Snapshot
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def bench(build: Build, tiny: Tiny) -> Bench:
 @pytest.fixture(scope="module")
 def start(bench: Bench) -> Snapshot:
     """The state before step 2."""
-    return bench.state.snapshot(2)
+    return bench.state.snapshot()
 
 
 def one_step(bench: Bench, start: Snapshot, step: int = 2, **changes: Any) -> StepSignals:
@@ -41,7 +41,7 @@ def one_step(bench: Bench, start: Snapshot, step: int = 2, **changes: Any) -> St
     bench.state.restore(start)
     bench.state.model.train()
     ingredients = replace(bench.stream(step), **changes)
-    return train_step(bench.state, ingredients, load_batch(ingredients, bench.state.ranks))
+    return read_signals([train_step(bench.state, ingredients, load_batch(ingredients, bench.state.ranks))])[0]
 
 
 def weights(bench: Bench) -> Tensor:
@@ -110,7 +110,6 @@ def test_a_step_that_is_not_finite_changes_nothing(bench: Bench, start: Snapshot
     signals = one_step(bench, start, normalize=normalize)
     assert not signals.applied
     assert not signals.finite
-    assert signals.update_ratio == 0.0
     live = bench.state.tensors()
     assert live.keys() == start.tensors.keys()
     assert [name for name, tensor in start.tensors.items() if not torch.equal(tensor, live[name])] == []
@@ -141,14 +140,22 @@ def test_a_step_is_sgd_on_the_mean_cross_entropy(bench: Bench, start: Snapshot) 
     optimizer.zero_grad()
     loss.backward()
     norm = gradient(bench).double().norm()
-    before = weights(bench)
     optimizer.step()
     assert torch.equal(weights(bench), after)
     assert signals.loss == pytest.approx(loss.item(), rel=1e-6)
     assert signals.grad_norm == pytest.approx(float(norm), rel=1e-5)
     assert signals.top1 == float((logits.argmax(1) == batch.labels).sum()) / len(batch.labels)
-    ratio = float((after - before).norm() / after.norm())
-    assert signals.update_ratio == pytest.approx(ratio, rel=1e-3)
+
+
+def test_update_ratio_is_that_of_the_weights(bench: Bench, start: Snapshot) -> None:
+    """Measured on every sixteenth step: the norm of what the step changed over that of the weights."""
+    bench.state.restore(start)
+    # In float32 the norm of one vector of all weights is off by more than it is compared to.
+    before = weights(bench).double()
+    signals = one_step(bench, start, step=16)
+    after = weights(bench).double()
+    assert signals.update_ratio == pytest.approx(float((after - before).norm() / after.norm()), rel=1e-4)
+    assert math.isnan(one_step(bench, start, step=17).update_ratio)
 
 
 def test_the_rate_of_the_step_is_used(bench: Bench, start: Snapshot) -> None:
@@ -191,7 +198,7 @@ def test_companions_share_the_statistics_and_nothing_else(build: Build, tiny: Ti
     assert torch.equal(actual, expected)
     assert not torch.allclose(actual, alone, atol=1e-3)
     fresh = build(tiny(model={"norm": norm, "ghost_batch_size": 4}))
-    loss = train_step(fresh.state, ingredients, batch).loss
+    loss = read_signals([train_step(fresh.state, ingredients, batch)])[0].loss
     assert loss == pytest.approx(float(torch.nn.functional.cross_entropy(expected, batch.labels)), rel=1e-5)
 
 
@@ -211,7 +218,7 @@ def test_evaluation_is_exact(bench: Bench, start: Snapshot, batch_size: int) -> 
     split = bench.recipe.val.split
     source = ImageSource(Split(split.paths[:75], split.labels[:75]), 16, "none", 0)
     normalize = bench.recipe.declared_normalization
-    top1, loss = evaluate(bench.state, source, normalize, "fp32", batch_size)
+    scores = evaluate(bench.state, source, normalize, "fp32", batch_size)
     bench.state.model.eval()
     with torch.no_grad():
         logits = torch.cat(
@@ -220,8 +227,9 @@ def test_evaluation_is_exact(bench: Bench, start: Snapshot, batch_size: int) -> 
     bench.state.model.train()
     labels = torch.from_numpy(source.split.labels)
     right = [int(row.argmax()) == int(label) for row, label in zip(logits, labels, strict=True)]
-    assert top1 == sum(right) / 75
-    assert loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits.double(), labels)), rel=1e-4)
+    among = [int(label) in row.topk(5).indices.tolist() for row, label in zip(logits, labels, strict=True)]
+    assert (scores.top1, scores.top5) == (sum(right) / 75, sum(among) / 75)
+    assert scores.loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits.double(), labels)), rel=1e-4)
 
 
 def test_evaluation_leaves_the_run_as_it_was(bench: Bench, start: Snapshot) -> None:

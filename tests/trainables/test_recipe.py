@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms import v2
 
 from trainables.baseline import DECLARED_SHIFT, moment_distance
+from trainables.data.decode import decode_rgb
 from trainables.data.index import ImageIndex
 from trainables.errors import DataError
 from trainables.recipe import Recipe
@@ -98,12 +101,112 @@ def test_small_and_augmented_inputs_stay_near_the_expected_moments(
     assert moment_distance(signals, *recipe.expected_input_moments()) < DECLARED_SHIFT / 1.5
 
 
+def test_rand_augment_has_no_declared_moments(tiny: Tiny, digits_index: ImageIndex) -> None:
+    """What it does to brightness and contrast is no discrepancy, so nothing is declared that it could break."""
+    recipe = Recipe.build(tiny(data={"rand_augment_ops": 2}), digits_index)
+    assert recipe.expected_input_moments() == ((), ())
+
+
 def test_evaluation_is_not_augmented(tiny: Tiny, digits_index: ImageIndex) -> None:
     """Augmentation belongs to training alone: val images are the same in every epoch."""
     recipe = Recipe.build(tiny(data={"augment": "crop_flip"}), digits_index)
     ids = np.arange(4)
     assert torch.equal(recipe.val.fetch(ids, 0), recipe.val.fetch(ids, 1))
     assert not torch.equal(recipe.train.fetch(ids, 0), recipe.train.fetch(ids, 1))
+
+
+def test_evaluation_has_its_own_size_and_middle(tiny: Tiny, digits_index: ImageIndex) -> None:
+    """Validation images are of eval_size, cut at eval_crop_ratio; training images stay as they are."""
+    data = {"image_size": 16, "eval_size": 28, "eval_crop_ratio": 0.875, "augment": "crop"}
+    recipe = Recipe.build(tiny(data=data), digits_index)
+    ids = np.arange(5)
+    transform = v2.Compose([v2.Resize(32, antialias=True), v2.CenterCrop(28)])
+    expected = [transform(decode_rgb(path)).permute(1, 2, 0) for path in digits_index.val.paths[:5]]
+    assert torch.equal(recipe.val.fetch(ids, None), torch.stack(expected))
+    assert recipe.train.fetch(ids, 0).shape == (5, 16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("less", "more"),
+    [
+        ({}, {"crop_min_area": 0.08}),
+        ({}, {"rand_augment_ops": 1}),
+        ({"rand_augment_ops": 2}, {"rand_augment_ops": 2, "rand_augment_magnitude": 20}),
+    ],
+)
+def test_augmentation_reaches_the_step(
+    tiny: Tiny, digits_index: ImageIndex, less: dict[str, float], more: dict[str, float]
+) -> None:
+    """Each option of the config changes the pixels of training and none of the evaluation."""
+    ids, epochs = np.arange(16), np.zeros(16, dtype=np.int64)
+    base, other = (Recipe.build(tiny(data={"augment": "crop", **options}), digits_index) for options in (less, more))
+    assert not torch.equal(base.ingredients(0).decode(ids, epochs), other.ingredients(0).decode(ids, epochs))
+    assert torch.equal(base.val.fetch(ids, None), other.val.fetch(ids, None))
+
+
+def test_the_side_is_fixed_by_default(recipe: Recipe) -> None:
+    """Without start_size every step has image_size."""
+    assert {recipe.side(step) for step in range(40)} == {16}
+    assert recipe.source(7).image_size == 16
+
+
+def test_the_side_grows_as_in_ffcv(tiny: Tiny, digits_index: ImageIndex) -> None:
+    """160 to 192 in multiples of 32 over steps 35 to 76, as FFCV's own rule gives for these epochs."""
+    data = {"start_size": 160, "image_size": 192, "grow_steps": (35, 76), "size_multiple": 32}
+    recipe = Recipe.build(tiny(max_steps=90, data=data), digits_index)
+    expected = [
+        160 if e <= 35 else 192 if e >= 76 else int(np.round(np.interp([e], [35, 76], [160, 192])[0] / 32)) * 32
+        for e in range(90)
+    ]
+    assert [recipe.side(step) for step in range(90)] == expected
+    assert set(expected) == {160, 192}
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "multiple", "expected"),
+    [
+        (8, 16, 4, [8, 8, 8, 8, 8, 12, 12, 12, 16, 16, 16, 16]),
+        (8, 15, 1, [8, 8, 8, 9, 10, 11, 12, 12, 13, 14, 15, 15]),
+        (10, 20, 8, [8, 8, 8, 8, 16, 16, 16, 16, 16, 16, 20, 20]),
+        (8, 20, 32, [20] * 12),
+    ],
+)
+def test_the_side_stays_in_its_bounds(
+    tiny: Tiny, digits_index: ImageIndex, start: int, stop: int, multiple: int, expected: list[int]
+) -> None:
+    """Linear over steps 2 to 10: never below the first multiple nor above image_size, which is exact at the end."""
+    data = {"start_size": start, "image_size": stop, "grow_steps": (2, 10), "size_multiple": multiple}
+    recipe = Recipe.build(tiny(data=data), digits_index)
+    assert [recipe.side(step) for step in range(12)] == expected
+
+
+def test_a_growing_step_decodes_at_its_side(tiny: Tiny, digits_index: ImageIndex) -> None:
+    """From several threads at once too; the pixels are those of a fixed run at that side, from the same crops."""
+    data = {"start_size": 8, "image_size": 16, "grow_steps": (2, 10), "size_multiple": 4, "augment": "crop_flip"}
+    recipe = Recipe.build(tiny(data=data), digits_index)
+
+    def decode(step: int) -> torch.Tensor:
+        ingredients = recipe.ingredients(step)
+        return ingredients.decode(ingredients.sample_ids, ingredients.epochs)
+
+    with ThreadPoolExecutor(4) as pool:
+        batches = list(pool.map(decode, range(12)))
+    assert [batch.shape[1] for batch in batches] == [recipe.side(step) for step in range(12)]
+    assert len({batch.shape[1] for batch in batches}) == 3
+    for step, batch in enumerate(batches):
+        fixed = Recipe.build(tiny(data={**data, "start_size": None, "image_size": batch.shape[1]}), digits_index)
+        ingredients = fixed.ingredients(step)
+        assert torch.equal(batch, ingredients.decode(ingredients.sample_ids, ingredients.epochs))
+    assert recipe.train.image_size == 16
+
+
+def test_train_samples_are_checked(tiny: Tiny, digits_index: ImageIndex) -> None:
+    """Lengths in epochs rest on this number, so a wrong one is an error of one line; the right one passes."""
+    assert Recipe.build(tiny(data={"train_samples": 1500}), digits_index).index is digits_index
+    with pytest.raises(
+        DataError, match=r"^data.train_samples: 1499 is not allowed; allowed: 1500, .*train/; remedy: correct it$"
+    ):
+        Recipe.build(tiny(data={"train_samples": 1499}), digits_index)
 
 
 def test_true_labels_are_those_of_the_index(recipe: Recipe) -> None:

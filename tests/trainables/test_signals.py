@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from trainables.ranks import Ranks
-from trainables.signals import BatchTotals, StepSignals, batch_totals
+from trainables.signals import StepRecord, StepSignals, batch_sums, read_signals
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -18,12 +19,14 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def totals(n: int, images: Tensor | None = None, losses: Tensor | None = None) -> BatchTotals:
+def totals(n: int, images: Tensor | None = None, losses: Tensor | None = None) -> StepSignals:
     """Of a batch of noise, with losses that are its cross-entropies."""
     logits, labels = noise(n, 5, seed=1), torch.arange(n) % 5
     if losses is None:
         losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-    return batch_totals(losses, logits, labels, noise(n, 3, 4, 4) if images is None else images, Ranks())
+    sums = batch_sums(losses, logits, labels, noise(n, 3, 4, 4) if images is None else images)
+    after = torch.tensor([2.0, 0.0, 0.0, math.nan], dtype=torch.float64)
+    return read_signals([StepRecord(7, 0.1, sums, after)])[0]
 
 
 def test_totals_are_means_over_the_batch() -> None:
@@ -96,3 +99,26 @@ def test_bfloat16_losses_are_summed_in_float64() -> None:
     losses = torch.full((1000,), 0.1, dtype=torch.bfloat16)
     assert totals(1000, losses=losses).loss == pytest.approx(float(losses[0]), rel=1e-12)
     assert np.isfinite(totals(1000, losses=losses).loss_noise)
+
+
+def test_overflow_of_the_loss_scale_is_no_fault() -> None:
+    """A step that only the fp16 scale made infinite counts as finite; one whose loss is nan doesn't."""
+    assert StepSignals(0, 1.0, grad_norm=math.inf, applied=False, overflowed=True).finite
+    assert not StepSignals(0, math.nan, grad_norm=math.inf, applied=False, overflowed=True).finite
+
+
+def test_records_are_read_in_order_and_alone() -> None:
+    """Many steps read at once are what each read by itself is; none is nothing."""
+    sums = [batch_sums(noise(4, seed=i).abs(), noise(4, 5), torch.arange(4), noise(4, 3, 2, 2)) for i in range(3)]
+    after = torch.tensor([1.0, 1.0, 0.0, 0.5], dtype=torch.float64)
+    records = [StepRecord(i, 0.1 * i, row, after) for i, row in enumerate(sums)]
+    assert read_signals(records) == [read_signals([record])[0] for record in records]
+    assert [signals.step for signals in read_signals(records)] == [0, 1, 2]
+    assert read_signals([]) == []
+
+
+def test_signals_survive_json() -> None:
+    """A checkpoint's row gives equal signals, nan and infinity included."""
+    signals = [StepSignals(3, math.inf, input_mean=(0.1, 0.2, 0.3), applied=False), totals(5), totals(1)]
+    rows = json.loads(json.dumps([asdict(one) for one in signals]))
+    assert [StepSignals.from_dict(row) for row in rows] == signals

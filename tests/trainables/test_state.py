@@ -42,14 +42,14 @@ def bench(build: Build, tiny: Tiny) -> Bench:
 @pytest.fixture(scope="module")
 def snapshot(bench: Bench) -> Snapshot:
     """The state before step 3; tests put it back."""
-    return bench.state.snapshot(3)
+    return bench.state.snapshot()
 
 
 def test_a_snapshot_holds_weights_buffers_and_momentum(bench: Bench, snapshot: Snapshot) -> None:
     """Everything that a step reads and writes is in it, each under its own name."""
     model = bench.state.model
     weights = {f"parameter/{name}" for name, _ in model.named_parameters()}
-    momentum = {f"momentum/{name}" for name, _ in model.named_parameters()}
+    momentum = {f"optimizer/momentum_buffer/{name}" for name, _ in model.named_parameters()}
     buffers = {f"buffer/{name}" for name, _ in model.named_buffers()}
     assert set(snapshot.tensors) == weights | momentum | buffers
     assert any(name.endswith("num_batches_tracked") for name in buffers)
@@ -100,9 +100,9 @@ def test_a_snapshot_restores_into_another_process_s_state(
 def test_without_momentum_there_is_none_to_restore(build: Build, tiny: Tiny) -> None:
     """Plain SGD snapshots and restores too, after steps as before them."""
     bench = build(tiny(optim={"momentum": 0.0}))
-    first = bench.state.snapshot(0)
+    first = bench.state.snapshot()
     losses = train(bench, 0, 2)
-    assert not any(name.startswith("momentum/") for name in bench.state.tensors())
+    assert not any(name.startswith("optimizer/") for name in bench.state.tensors())
     bench.state.restore(first)
     assert train(bench, 0, 2) == losses
 

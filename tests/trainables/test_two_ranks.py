@@ -19,20 +19,21 @@ from trainables.loop import evaluate, run_steps, train_step
 from trainables.optim import build_optimizer
 from trainables.ranks import Ranks
 from trainables.recipe import Recipe
+from trainables.signals import read_signals
 from trainables.state import Snapshot, TrainState
 from trainables.trial import Trial, build_state
 
 if TYPE_CHECKING:
     from tests.trainables.conftest import Build, Tiny
 
-STEPS = 2
-"""Steps before the snapshot that both start from."""
+STEPS = 16
+"""Steps before the snapshot that both start from; the step after them is one that measures the update ratio."""
 JUMP: dict[str, Any] = {
     "global_batch_size": 32,
     "max_steps": 40,
     "model": {"norm": "gn"},
     "optim": {"lr": 0.05},
-    "schedule": {"kind": "step", "milestones": [22], "gamma": 500.0},
+    "schedule": {"kind": "multi_step", "milestones": [22], "gamma": 500.0},
     "diagnosis": {"replicates": 1, "snapshot_every": 5, "horizon": 6},
 }
 """A run of the small net whose rate jumps, for the whole way from symptom to verdict."""
@@ -43,7 +44,7 @@ def one_step(config: TrialConfig, snapshot: Snapshot, recipe: Recipe, state: Tra
     state.restore(snapshot)
     ingredients = recipe.ingredients(snapshot.step)
     evaluation = evaluate(state, recipe.val, recipe.declared_normalization, config.precision.amp)
-    signals = train_step(state, ingredients, load_batch(ingredients, state.ranks))
+    signals = read_signals([train_step(state, ingredients, load_batch(ingredients, state.ranks))])[0]
     return {
         "ids": ingredients.sample_ids[state.ranks.share(len(ingredients.sample_ids))].tolist(),
         "signals": vars(signals),
@@ -75,7 +76,7 @@ def refused(config: TrialConfig) -> str:
     return "accepted"
 
 
-def worker(rank: int, folder: str, step: TrialConfig, odd: TrialConfig, jump: TrialConfig) -> None:
+def worker(rank: int, folder: str, step: TrialConfig, small: TrialConfig, jump: TrialConfig) -> None:
     """What each rank does; it leaves its findings in `folder`."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     torch.set_num_threads(1)
@@ -83,7 +84,7 @@ def worker(rank: int, folder: str, step: TrialConfig, odd: TrialConfig, jump: Tr
     snapshot: Snapshot = torch.load(f"{folder}/snapshot.pt", weights_only=False)
     recipe = Recipe.build(step, index)
     found = one_step(step, snapshot, recipe, build_state(step, len(index.classes), Ranks.current()))
-    found |= {"ranks": Ranks.current(), "total": Ranks.current().total(rank + 0.5), "refused": refused(odd)}
+    found |= {"ranks": Ranks.current(), "total": Ranks.current().total(rank + 0.5), "refused": refused(small)}
     found["jump"] = diagnose_jump(jump)
     torch.save(found, f"{folder}/rank{rank}.pt")
     dist.destroy_process_group()
@@ -93,7 +94,7 @@ def worker(rank: int, folder: str, step: TrialConfig, odd: TrialConfig, jump: Tr
 def configs(tiny: Tiny) -> tuple[TrialConfig, TrialConfig, TrialConfig]:
     """Of the one step, of a batch that two ranks can't share, of the whole way."""
     group_norm = {"model": {"norm": "gn"}}
-    return tiny(**group_norm), tiny(global_batch_size=9, **group_norm), tiny(**JUMP)
+    return tiny(**group_norm), tiny(global_batch_size=1, **group_norm), tiny(**JUMP)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,7 @@ def alone(build: Build, configs: tuple[TrialConfig, ...], digits_cache: Path) ->
     """What one process finds; with the snapshot that it started from."""
     bench = build(configs[0])
     list(run_steps(bench.state, bench.stream, 0, STEPS, loader_threads=0))
-    snapshot = bench.state.snapshot(STEPS)
+    snapshot = bench.state.snapshot()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EPOCH14_CACHE", str(digits_cache))
         jump = diagnose_jump(configs[2])
@@ -158,15 +159,16 @@ def test_ranks_agree_with_each_other_to_the_last_bit(both: list[dict[str, Any]])
 def test_evaluation_over_two_ranks_is_exact(alone: dict[str, Any], both: list[dict[str, Any]]) -> None:
     """297 images over two ranks: none counted twice, none left out."""
     for found in both:
-        assert found["evaluation"][0] == alone["evaluation"][0]
-        assert found["evaluation"][1] == pytest.approx(alone["evaluation"][1], rel=1e-5)
+        assert found["evaluation"].top1 == alone["evaluation"].top1
+        assert found["evaluation"].top5 == alone["evaluation"].top5
+        assert found["evaluation"].loss == pytest.approx(alone["evaluation"].loss, rel=1e-5)
 
 
 def test_a_batch_that_ranks_cannot_share_is_an_error(both: list[dict[str, Any]]) -> None:
     """On every rank, before any work: one line."""
     expected = (
-        "global_batch_size: 9 is not allowed; allowed: a multiple of the 2 workers; "
-        "remedy: change global_batch_size or resources.workers"
+        "global_batch_size: 1 is not allowed; allowed: at least 2, on 2 ranks in 1 micro-batches; "
+        "remedy: raise global_batch_size or lower resources.workers"
     )
     assert [found["refused"] for found in both] == [expected, expected]
 

@@ -64,7 +64,7 @@ def diagnose(
     plan depends on global signals only, so all take the same decisions.
     """
     started = time.monotonic()
-    before = state.snapshot(symptom.step + 1)
+    before = state.snapshot()
     pool = sample_pool(recipe, stream, symptom.onset)
     replayer = Replayer(state, stream, clean_ingredients(recipe, pool, state.ranks), config.data.loader_threads)
     references = build_references(recipe, state, pool)

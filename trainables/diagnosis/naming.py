@@ -85,7 +85,7 @@ class Pixels:
 
 def pixels_of(recipe: Recipe, i: Ingredients) -> Pixels:
     """Both inputs of a step."""
-    images, raw = i.decode(i.sample_ids, i.epochs), recipe.train.fetch(i.sample_ids, i.epochs)
+    images, raw = i.decode(i.sample_ids, i.epochs), recipe.source(i.step).fetch(i.sample_ids, i.epochs)
     return Pixels(i.sample_ids, images, raw, i.normalize(images), recipe.reference_normalization(raw))
 
 

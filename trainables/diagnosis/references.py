@@ -95,7 +95,7 @@ def build_references(recipe: Recipe, state: TrainState, pool: np.ndarray) -> dic
         "labels": Swap("labels of the index", lambda i: replace(i, label=recipe.true_labels)),
         "pixels": Swap(
             f"reference decode and {recipe.reference_normalization.name} normalisation",
-            lambda i: replace(i, decode=recipe.train.fetch, normalize=recipe.reference_normalization),
+            lambda i: replace(i, decode=recipe.source(i.step).fetch, normalize=recipe.reference_normalization),
         ),
         "samples": other_samples(recipe, pool),
     }

@@ -82,6 +82,6 @@ def describe_rate(case: Case, rate: RateReference) -> tuple[dict[str, Any], str]
         change = {"optim.lr": optim.lr / rate.divisor}
         return change, f"lower optim.lr from {optim.lr:g} to {optim.lr / rate.divisor:g}"
     text = f"hold the learning rate at {rate.rate:.4g} after step {rate.changed_at}"
-    if schedule.kind == "step" and rate.changed_at in schedule.milestones:
+    if schedule.kind == "multi_step" and rate.changed_at in schedule.milestones:
         return {"schedule.milestones": [m for m in schedule.milestones if m < rate.changed_at]}, text
     return {}, text

@@ -141,10 +141,12 @@ class Replayer:
 
 
 def shuffled_within_batch(key: int) -> Swap:
-    """The same samples in another order: nothing but rounding may change."""
+    """The same samples in another order: nothing but rounding may change, so mixed neighbours stay together."""
 
     def apply(ingredients: Ingredients) -> Ingredients:
-        order = generator("placebo", key, ingredients.step).permutation(len(ingredients.sample_ids))
+        together = 1 if ingredients.mix is None else 2
+        groups = np.arange(len(ingredients.sample_ids)).reshape(-1, together)
+        order = generator("placebo", key, ingredients.step).permutation(groups).ravel()
         return replace(ingredients, sample_ids=ingredients.sample_ids[order], epochs=ingredients.epochs[order])
 
     return Swap(f"order within the batch, draw {key}", apply)

@@ -15,11 +15,18 @@ class SnapshotRing:
         self.first: Snapshot | None = None
         self.recent: deque[Snapshot] = deque(maxlen=keep)
 
-    def offer(self, state: TrainState, step: int) -> None:
-        """Take a snapshot where `step`, the next to run, is due."""
-        if step % self.every:
+    def is_due(self, step: int) -> bool:
+        """Whether the state before `step` is to be taken."""
+        return step % self.every == 0
+
+    def offer(self, state: TrainState) -> None:
+        """Take a snapshot where one is due; the first one is kept."""
+        if not self.is_due(state.step):
             return
-        snapshot = state.snapshot(step)
+        self.add(state.snapshot())
+
+    def add(self, snapshot: Snapshot) -> None:
+        """Keep `snapshot`, the latest so far."""
         if self.first is None:
             self.first = snapshot
         else:

@@ -46,9 +46,9 @@ class Story:
 
 STORIES = {
     "lr jump": Story(
-        {"schedule": {"kind": "step", "milestones": [START], "gamma": 50.0}},
+        {"schedule": {"kind": "multi_step", "milestones": [START], "gamma": 50.0}},
         *("spike", "learning_rate", "lr_jump", "learning_rate"),
-        cure={"schedule": {"kind": "step", "milestones": []}},
+        cure={"schedule": {"kind": "multi_step", "milestones": []}},
     ),
     "hot": Story(
         {"optim": {"lr": 20.0}},
@@ -56,7 +56,7 @@ STORIES = {
         cure={"optim": {"lr": 1.25}},
     ),
     "small batch": Story(
-        {"global_batch_size": 2, "max_steps": 130, "optim": {"lr": 0.2, "lr_batch_size": 32}, "seed": 1},
+        {"global_batch_size": 2, "max_steps": 130, "optim": {"lr": 0.2, "lr_batch_size": 32}, "seed": 5},
         *("instability", "normalization", "bn_small_batch", "normalization"),
         cure={"global_batch_size": 32},
     ),

@@ -55,7 +55,7 @@ def case_of(small: MakeSmall, config: TrialConfig, kind: SymptomKind = "spike", 
         Severity(symptom, config.detector, 6.0),
         Thresholds(6.0, 3.0),
         lambda label: None,
-        snapshot=trial.state.snapshot(0),
+        snapshot=trial.state.snapshot(),
         stop=onset + 4,
     )
     return Bench(case, build_references(trial.recipe, trial.state, pool))
@@ -76,7 +76,7 @@ def changed(config: TrialConfig, change: dict[str, Any]) -> TrialConfig:
 
 def test_a_jump_of_the_schedule_is_cured_by_dropping_the_milestone(small: MakeSmall, tiny: Tiny) -> None:
     """The milestones before it stay, and the changed config has the rate that the replay held."""
-    config = tiny(max_steps=40, schedule={"kind": "step", "milestones": [3, 6, 20], "gamma": 10.0})
+    config = tiny(max_steps=40, schedule={"kind": "multi_step", "milestones": [3, 6, 20], "gamma": 10.0})
     case = case_of(small, config).case
     reference = rate_before(case.stream, 6)
     change, text = describe(case, "learning_rate", reference)

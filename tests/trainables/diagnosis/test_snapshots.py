@@ -25,8 +25,8 @@ def state(small: MakeSmall, tiny: Tiny) -> TrainState:
 def ring(state: TrainState) -> SnapshotRing:
     """Of a run that has done 67 steps."""
     ring = SnapshotRing(every=10, keep=3)
-    for step in range(68):
-        ring.offer(state, step)
+    for state.step in range(68):
+        ring.offer(state)
     return ring
 
 
@@ -58,19 +58,21 @@ def test_before_gives_the_latest_first(ring: SnapshotRing, step: int, margin: in
 def test_before_anything_was_pushed_out_step_0_comes_once(state: TrainState) -> None:
     """A young run has step 0's snapshot alone, not twice."""
     ring = SnapshotRing(every=5, keep=2)
-    ring.offer(state, 0)
+    state.step = 0
+    ring.offer(state)
     assert [snapshot.step for snapshot in ring.before(4, margin=3)] == [0]
-    ring.offer(state, 5)
+    state.step = 5
+    ring.offer(state)
     assert [snapshot.step for snapshot in ring.before(9, margin=3)] == [5, 0]
 
 
 def test_the_ring_holds_copies(state: TrainState) -> None:
     """What the run does next leaves them as they were."""
     ring = SnapshotRing(every=1, keep=2)
-    ring.offer(state, 0)
-    ring.offer(state, 1)
+    ring.offer(state)
+    ring.offer(state)
     state.add_weight_noise(0.1, seed=1)
-    ring.offer(state, 2)
+    ring.offer(state)
     assert ring.first is not None
     name = "parameter/0.weight"
     assert torch.equal(ring.first.tensors[name], ring.recent[0].tensors[name])
