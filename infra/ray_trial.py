@@ -7,26 +7,40 @@ Ray Train made one. A trial that Tune stops is killed, so nothing here reads a f
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from infra.notice import told_to_stop
 from infra.ray_runtime import Cluster, Need, disarm_arrow_types, prepare_environment, tell_address_to_train
 from infra.space import merge_point
 
 TuneFunction = Callable[[dict[str, Any]], None]
 
 
+@dataclass(frozen=True)
+class TrialJob:
+    """What a process is to run."""
+
+    values: Mapping[str, Any]
+    """The trial's raw config."""
+    checkpoints: str
+    """Where its checkpoints lie."""
+
+
 def trial_function(base: Mapping[str, Any], need: Need, storage: str) -> TuneFunction:
     """A Tune function trainable that runs the trial `base` at the point that it gets as its config.
 
-    `storage`: folder or URI for what Ray Train keeps of its worker groups.
+    `storage`: folder or URI for each trial's checkpoints, and for what Ray Train keeps of its worker groups.
     """
 
     def trial(point: dict[str, Any]) -> None:
-        values = merge_point(base, point)
+        from ray import tune
+
+        job = TrialJob(merge_point(base, point), f"{storage}/{tune.get_context().get_trial_id()}/checkpoints")
         if need.workers == 1:
-            _run_here(values)
+            _run_here(job)
         else:
-            _run_worker_group(values, need, storage)
+            _run_worker_group(job, need, storage)
 
     return trial
 
@@ -40,17 +54,17 @@ def trial_resources(need: Need, cluster: Cluster) -> Any:
     return {"CPU": need.cpus_per_worker} | ({"GPU": need.gpus_per_worker} if need.gpus_per_worker else {})
 
 
-def _run_here(values: Mapping[str, Any]) -> None:
+def _run_here(job: TrialJob) -> None:
     disarm_arrow_types()
     from ray import tune
 
     from trainables.config import TrialConfig
     from trainables.trial import run_trial
 
-    run_trial(TrialConfig.parse(values), tune.report)
+    run_trial(TrialConfig.parse(job.values), tune.report, checkpoints=job.checkpoints, notice=told_to_stop)
 
 
-def _run_worker_group(values: Mapping[str, Any], need: Need, storage: str) -> None:
+def _run_worker_group(job: TrialJob, need: Need, storage: str) -> None:
     prepare_environment()
     disarm_arrow_types()
     tell_address_to_train()
@@ -59,10 +73,10 @@ def _run_worker_group(values: Mapping[str, Any], need: Need, storage: str) -> No
     from ray.tune.integration.ray_train import TuneReportCallback
 
     per_worker = {"CPU": float(need.cpus_per_worker)}
-    on_gpus = need.gpus_per_worker and values.get("device") != "cpu"
+    on_gpus = need.gpus_per_worker and job.values.get("device") != "cpu"
     trainer = TorchTrainer(
         _run_worker,
-        train_loop_config=dict(values),
+        train_loop_config={"values": dict(job.values), "checkpoints": job.checkpoints},
         # Metrics are summed on the host, gradients on the GPUs.
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if on_gpus else "gloo"),
         scaling_config=train.ScalingConfig(
@@ -79,7 +93,7 @@ def _run_worker_group(values: Mapping[str, Any], need: Need, storage: str) -> No
     trainer.fit()
 
 
-def _run_worker(values: dict[str, Any]) -> None:
+def _run_worker(job: dict[str, Any]) -> None:
     """One rank. Every rank reports, for Ray Train waits for all; rank 0's rows are the ones that count."""
     disarm_arrow_types()
     from ray import train
@@ -87,9 +101,9 @@ def _run_worker(values: dict[str, Any]) -> None:
     from trainables.config import TrialConfig
     from trainables.trial import run_trial
 
-    config = TrialConfig.parse(values)
+    config = TrialConfig.parse(job["values"])
     _choose_device(config.device)
-    run_trial(config, train.report)
+    run_trial(config, train.report, checkpoints=job["checkpoints"], notice=told_to_stop)
 
 
 def _choose_device(device: str) -> None:

@@ -7,13 +7,14 @@ one.
 from __future__ import annotations
 
 import logging
-import time
+import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
+from trainables.checkpoint import CheckpointStore
 from trainables.config import TrialConfig
 from trainables.data.index import open_index
 from trainables.detectors import Detector, Symptom
@@ -23,17 +24,20 @@ from trainables.diagnosis.verdict import Diagnosis
 from trainables.errors import ConfigError, complaint
 from trainables.faults import build_faults
 from trainables.ingredients import Stream, with_swaps
-from trainables.loop import evaluate, run_steps
+from trainables.loop import Reading, evaluate, run_steps, warm_up
 from trainables.model import SMALL_IMAGE, build_model
 from trainables.optim import build_optimizer
 from trainables.ranks import Ranks
 from trainables.recipe import Recipe
+from trainables.reporter import Report, Reporter
+from trainables.resume import check_same_run, restore_run, run_meta
 from trainables.signals import StepSignals
-from trainables.state import TrainState
+from trainables.state import Snapshot, TrainState
 
 log = logging.getLogger(__name__)
 
-Report = Callable[[dict[str, Any]], None]
+RECORDED = 1024
+"""Losses kept for a diagnosis to compare its exact replay with."""
 
 
 @dataclass(frozen=True)
@@ -41,72 +45,164 @@ class TrialResult:
     """How a trial ended."""
 
     phase: str
-    """finished, or stopped on a symptom."""
+    """finished; stopped on a symptom; interrupted, with a checkpoint to go on from where there is a store."""
     steps: int
+    """Steps done, those before a resume included."""
     best_val_top1: float
     symptom: Symptom | None
     diagnosis: Diagnosis | None
 
 
-def run_trial(config: TrialConfig, report: Report) -> TrialResult:
+def run_trial(
+    config: TrialConfig,
+    report: Report,
+    *,
+    checkpoints: str | None = None,
+    notice: Callable[[], bool] = lambda: False,
+    stop_after: int | None = None,
+) -> TrialResult:
     """Train `config` to its end or its first confirmed symptom, and diagnose that.
 
-    `report` gets JSON-safe rows, on every rank: one each `report_every` steps while training, one for each replay while
-    diagnosing, and a last one whose phase is finished or stopped. Raises ConfigError and DataError before work starts.
+    Args:
+        config: the run.
+        report: gets JSON-safe rows, on every rank: one each `report_every` steps while training, one for each replay
+            while diagnosing, and a last one whose phase is finished, stopped or interrupted.
+        checkpoints: folder or URI that rank 0 writes to and reads from; the run goes on from the latest one there, on
+            any number of ranks, and with the bits of a run that was never interrupted on as many. None: it starts anew
+            and keeps none.
+        notice: whether this process was told to stop; asked before each step. The run then ends at the next step that
+            all ranks can end at, with a checkpoint.
+        stop_after: steps after which the run is interrupted; None: it goes to its end.
+
+    Raises ConfigError, DataError and CheckpointError before work starts.
+
     """
-    return Trial(config, report).run()
+    mine = checkpoints is not None and Ranks.current().rank == 0
+    with CheckpointStore(str(checkpoints), keep=config.checkpoint.keep) if mine else nullcontext() as store:
+        return Trial(config, report, store=store, notice=notice, stop_after=stop_after).run()
 
 
 class Trial:
-    """The wiring of one run: recipe, state, detector, snapshots, reports."""
+    """The wiring of one run: recipe, state, detector, snapshots, checkpoints, reports."""
 
-    def __init__(self, config: TrialConfig, report: Report) -> None:
+    def __init__(
+        self,
+        config: TrialConfig,
+        report: Report,
+        *,
+        store: CheckpointStore | None = None,
+        notice: Callable[[], bool] = lambda: False,
+        stop_after: int | None = None,
+    ) -> None:
         torch.set_num_threads(config.threads)
         self.config = config
         self.ranks = Ranks.current()
-        if config.global_batch_size % self.ranks.world_size:
-            allowed = f"a multiple of the {self.ranks.world_size} workers"
-            remedy = "change global_batch_size or resources.workers"
-            raise ConfigError(complaint("global_batch_size", config.global_batch_size, allowed, remedy))
+        check_batch(config, self.ranks.world_size)
         check_statistics(config, self.ranks.world_size)
         index = open_index(config.data.path)
         self.recipe = Recipe.build(config, index)
         self.stream: Stream = with_swaps(self.recipe.ingredients, build_faults(config.faults, self.recipe))
         self.state = build_state(config, len(index.classes), self.ranks)
-        self.detector = Detector(config.detector, len(index.classes), *self.recipe.expected_input_moments())
+        # Chance level is that of cross-entropy.
+        classes = len(index.classes) if config.optim.loss == "ce" else None
+        self.detector = Detector(config.detector, classes, *self.recipe.expected_input_moments())
         self.snapshots = SnapshotRing(config.diagnosis.snapshot_every, config.diagnosis.snapshots)
         self.losses: dict[int, float] = {}
-        self.reporter = Reporter(report, config, self.recipe)
+        self.reporter = Reporter(report, config.global_batch_size, self.recipe.sampler.epoch)
+        self.store = store
+        self.notice = notice
+        self.stop = min(config.max_steps, stop_after or config.max_steps)
+        self.noticed = False
 
     def run(self) -> TrialResult:
-        """Train until the last step or a symptom."""
-        symptom = None
-        self.snapshots.offer(self.state, 0)
-        for signals in run_steps(
-            self.state, self.stream, 0, self.config.max_steps, loader_threads=self.config.data.loader_threads
-        ):
-            self.losses[signals.step] = signals.loss
-            self.reporter.add(signals)
+        """Train until the last step, a symptom or a notice."""
+        if self.config.diagnosis.enabled:
+            self.snapshots.offer(self.state)
+        self._resume()
+        symptom = self._train()
+        diagnosis = self._diagnose(symptom) if symptom is not None else None
+        phase = "stopped" if symptom else "finished" if self.state.step == self.config.max_steps else "interrupted"
+        self.reporter.send(phase, symptom=symptom, diagnosis=diagnosis)
+        return TrialResult(phase, self.state.step, self.reporter.best_top1, symptom, diagnosis)
+
+    def _train(self) -> Symptom | None:
+        steps = run_steps(
+            self.state,
+            self.stream,
+            self.state.step,
+            self.stop,
+            loader_threads=self.config.data.loader_threads,
+            reading=Reading(1 if self.state.device.type == "cpu" else self.config.read_every, self._is_due),
+            notice=self.notice,
+        )
+        for signals in steps:
+            self._record(signals)
             symptom = self.detector.update(signals)
             if symptom is not None:
-                break
-            done = signals.step + 1
-            if self.config.diagnosis.enabled:
-                self.snapshots.offer(self.state, done)
-            if done % self.config.eval_every == 0 or done == self.config.max_steps:
-                self._evaluate()
-            if done % self.config.report_every == 0 and done < self.config.max_steps:
-                self.reporter.send("training")
-        diagnosis = self._diagnose(symptom) if symptom is not None else None
-        phase = "finished" if symptom is None else "stopped"
-        self.reporter.send(phase, symptom=symptom, diagnosis=diagnosis)
-        return TrialResult(phase, len(self.losses), self.reporter.best_top1, symptom, diagnosis)
+                return symptom
+            self.noticed |= signals.notice
+            if self.state.step == signals.step + 1:
+                self._after(self.state.step)
+                if self.noticed:
+                    break
+        return None
 
-    def _evaluate(self) -> None:
-        top1, loss = evaluate(
-            self.state, self.recipe.val, self.recipe.declared_normalization, self.config.precision.amp
-        )
-        self.reporter.add_evaluation(top1, loss)
+    def _record(self, signals: StepSignals) -> None:
+        self.losses[signals.step] = signals.loss
+        self.losses.pop(signals.step - RECORDED, None)
+        self.reporter.add(signals)
+
+    def _is_due(self, done: int) -> bool:
+        """Whether something looks at the state after `done` steps."""
+        config = self.config
+        every = (config.eval_every, config.report_every, config.checkpoint.every or config.max_steps)
+        return any(done % length == 0 for length in every) or self.snapshots.is_due(done)
+
+    def _after(self, done: int) -> None:
+        """What is due after `done` steps, with the state just there."""
+        config = self.config
+        if config.diagnosis.enabled:
+            self.snapshots.offer(self.state)
+        if done % config.eval_every == 0 or done == config.max_steps:
+            self.reporter.add_evaluation(
+                evaluate(self.state, self.recipe.val, self.recipe.declared_normalization, config.precision.amp)
+            )
+        keep = self._is_kept(done)
+        if done < config.max_steps and (keep or done % config.report_every == 0):
+            # Before the checkpoint: what it holds is never sent again.
+            self.reporter.send("training")
+        if keep:
+            self._save()
+
+    def _is_kept(self, done: int) -> bool:
+        """Whether a checkpoint is due: each `every` steps, at a long run's end, and before an interruption."""
+        every = self.config.checkpoint.every
+        if self.noticed or done == self.stop < self.config.max_steps:
+            return True
+        return bool(every) and (done % every == 0 or (done == self.stop and done > every))
+
+    def _save(self) -> None:
+        if self.store is None:
+            return
+        meta = run_meta(self.config, self.detector, self.reporter, self.losses)
+        snapshot = self.state.snapshot()
+        self.store.save(snapshot.step, snapshot.tensors, meta, score=self.reporter.top1)
+
+    def _resume(self) -> None:
+        """Go on from the latest checkpoint, if there is one; rank 0 reads it and tells the others."""
+        checkpoint = self.store.latest() if self.store is not None else None
+        if checkpoint is not None:
+            check_same_run(checkpoint, self.config)
+            log.info("going on at step %d from %s", checkpoint.step, checkpoint.uri)
+            self.state.restore(Snapshot(checkpoint.step, checkpoint.tensors))
+        meta = self.ranks.broadcast_json(checkpoint.meta if checkpoint is not None else None)
+        if meta is None:
+            return
+        for tensor in self.state.tensors().values():
+            self.ranks.broadcast(tensor)
+        self.losses = restore_run(meta, self.detector, self.reporter)
+        self.state.step = self.reporter.sent_step
+        self.snapshots.add(self.state.snapshot())
 
     def _diagnose(self, symptom: Symptom) -> Diagnosis | None:
         log.warning("%s at step %d: %s", symptom.kind, symptom.onset, symptom.detail)
@@ -122,67 +218,19 @@ class Trial:
         )
 
 
-class Reporter:
-    """Collects the signals of each step and sends them on in rows, each step once."""
-
-    def __init__(self, report: Report, config: TrialConfig, recipe: Recipe) -> None:
-        self.report = report
-        self.config = config
-        self.recipe = recipe
-        self.history: list[dict[str, float]] = []
-        self.last: StepSignals | None = None
-        self.top1 = 0.0
-        self.best_top1 = 0.0
-        self.started = time.monotonic()
-        self.sent_step = 0
-
-    def add(self, signals: StepSignals) -> None:
-        """Take the signals of one step."""
-        self.last = signals
-        row = {
-            "step": signals.step,
-            "loss": signals.loss,
-            "loss_noise": signals.loss_noise,
-            "lr": signals.learning_rate,
-            "grad_norm": signals.grad_norm,
-            "update_ratio": signals.update_ratio,
-            "train_top1": signals.top1,
-        }
-        row |= {f"input_mean_{c}": value for c, value in zip("rgb", signals.input_mean, strict=True)}
-        row |= {f"input_std_{c}": value for c, value in zip("rgb", signals.input_std, strict=True)}
-        self.history.append(row)
-
-    def add_evaluation(self, top1: float, loss: float) -> None:
-        """Take an evaluation after the last step."""
-        self.top1, self.best_top1 = top1, max(self.best_top1, top1)
-        self.history[-1] |= {"val_top1": top1, "val_loss": loss}
-
-    def send(
-        self, phase: str, *, symptom: Symptom | None = None, diagnosis: Diagnosis | None = None, replay: str = ""
-    ) -> None:
-        """Send one row and start the next."""
-        assert self.last is not None
-        done = self.last.step + 1
-        elapsed = max(time.monotonic() - self.started, 1e-9)
-        images = (done - self.sent_step) * self.config.global_batch_size
-        self.report(
-            {
-                "step": done,
-                "epoch": self.recipe.sampler.epoch(self.last.step),
-                "phase": phase,
-                "replay": replay,
-                "loss": self.last.loss,
-                "lr": self.last.learning_rate,
-                "val_top1": self.top1,
-                "best_val_top1": self.best_top1,
-                "images_per_s": images / elapsed,
-                "symptom": symptom.kind if symptom else "",
-                "history": self.history,
-                "diagnosis": diagnosis.to_dict() if diagnosis else None,
-            }
-        )
-        self.history = []
-        self.started, self.sent_step = time.monotonic(), done
+def check_batch(config: TrialConfig, world_size: int) -> None:
+    """Raise ConfigError where ranks and micro-batches can't share the batch."""
+    batch, micro = config.global_batch_size, config.optim.micro_batch_size
+    mixed = config.data.mixup_alpha > 0 or config.data.cutmix_alpha > 0
+    parts = math.ceil(math.ceil(batch / world_size) / micro) if micro else 1
+    least = world_size * parts * (2 if mixed else 1)
+    if batch < least:
+        allowed = f"at least {least}, on {world_size} ranks in {parts} micro-batches"
+        remedy = "raise global_batch_size or lower resources.workers"
+        raise ConfigError(complaint("global_batch_size", batch, allowed, remedy))
+    if mixed and batch % (2 * world_size):
+        allowed = f"a multiple of {2 * world_size}, since mixup and CutMix mix pairs on {world_size} ranks"
+        raise ConfigError(complaint("global_batch_size", batch, allowed, "change it, or set the alphas to 0"))
 
 
 def check_statistics(config: TrialConfig, world_size: int) -> None:
@@ -203,7 +251,21 @@ def build_state(config: TrialConfig, num_classes: int, ranks: Ranks) -> TrainSta
     layout = torch.channels_last if config.precision.channels_last else torch.contiguous_format
     model = build_model(config.model, num_classes=num_classes, image_size=config.data.image_size, seed=config.seed)
     model = model.to(device).to(memory_format=layout)
-    return TrainState(model, build_optimizer(model, config.optim), device, ranks, layout)
+    if config.precision.compile:
+        model.compile()
+    state = TrainState(
+        model,
+        build_optimizer(model, config.optim),
+        device,
+        ranks,
+        layout,
+        ema_decay=config.optim.ema_decay,
+        scale_loss=config.precision.amp == "fp16",
+        micro_batch_size=config.optim.micro_batch_size,
+    )
+    if ranks.world_size > 1:
+        warm_up(state, config.data.image_size)
+    return state
 
 
 def choose_device(name: str) -> torch.device:

@@ -1,0 +1,71 @@
+"""From a run to a checkpoint and back: what must be there besides the tensors, and whether it fits the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from trainables.checkpoint import Checkpoint
+from trainables.config import TrialConfig
+from trainables.detectors import Detector
+from trainables.errors import ConfigError, complaint
+from trainables.reporter import Reporter
+from trainables.signals import StepSignals
+
+MAY_CHANGE = (
+    "eval_every",
+    "report_every",
+    "read_every",
+    "checkpoint",
+    "data.loader_threads",
+    "data.path",
+    "device",
+    "optim.micro_batch_size",
+)
+"""Keys that a run may go on with other values of: they change speed, records or places, not what is trained."""
+
+
+def run_meta(
+    config: TrialConfig, detector: Detector, reporter: Reporter, losses: Mapping[int, float]
+) -> dict[str, Any]:
+    """Everything of a run but its tensors, JSON-safe; `losses` by step are what a diagnosis compares replays with."""
+    assert reporter.last is not None
+    return {
+        "config": config.model_dump(mode="json"),
+        "detector": detector.state_dict(),
+        "last": asdict(reporter.last),
+        "top1": reporter.top1,
+        "best_top1": reporter.best_top1,
+        "losses": list(losses.items()),
+    }
+
+
+def check_same_run(checkpoint: Checkpoint, config: TrialConfig) -> None:
+    """Raise ConfigError where the checkpoint is another run's."""
+    written, wanted = flatten(checkpoint.meta["config"]), flatten(config.model_dump(mode="json"))
+    for key in sorted(written.keys() | wanted.keys()):
+        free = key in MAY_CHANGE or key.partition(".")[0] in MAY_CHANGE
+        if not free and written.get(key) != wanted.get(key):
+            allowed = f"{written.get(key)!r}, as in the checkpoint {checkpoint.uri}"
+            raise ConfigError(complaint(key, wanted.get(key), allowed, "keep it, or choose another storage"))
+
+
+def restore_run(meta: Mapping[str, Any], detector: Detector, reporter: Reporter) -> dict[int, float]:
+    """Put `run_meta` back into a fresh detector and reporter; returns the losses by step."""
+    detector.load_state_dict(meta["detector"])
+    reporter.resume(StepSignals.from_dict(meta["last"]), meta["top1"], meta["best_top1"])
+    return {int(step): float(loss) for step, loss in meta["losses"]}
+
+
+def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mapping -> dotted key -> value."""
+    return dict(_flat(values, ""))
+
+
+def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
