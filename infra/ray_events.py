@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 from ray.tune import Callback
 
+from infra.notice import InterruptedTrialError
 from trainables.errors import Epoch14Error
 
 TrialStatus = Literal["finished", "stopped", "pruned", "failed", "interrupted"]
@@ -64,10 +65,11 @@ class Outcomes(Callback):
         self._end(outcome)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """The trial function raised, or its process died."""
+        """The trial function raised, or its process died; one that was told to stop is interrupted."""
         del iteration, trials, info
         outcome = self._of(trial)
-        outcome.status, outcome.error = "failed", error_line(trial)
+        if not is_interrupted(trial):
+            outcome.status, outcome.error = "failed", error_line(trial)
         self._end(outcome)
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
@@ -94,6 +96,11 @@ def _status_after(phase: str | None) -> TrialStatus:
     if phase == "finished":
         return "finished"
     return "stopped" if phase in ("stopped", "diagnosing") else "pruned"
+
+
+def is_interrupted(trial: Any) -> bool:
+    """Whether a Tune trial raised because it was told to stop, with a checkpoint to go on from."""
+    return error_line(trial).startswith(InterruptedTrialError.__name__)
 
 
 def error_line(trial: Any) -> str:

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from infra.notice import told_to_stop
+from infra.notice import InterruptedTrialError, listen, told_to_stop
 from infra.ray_runtime import Cluster, Need, disarm_arrow_types, prepare_environment, tell_address_to_train
 from infra.space import merge_point
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchConfig
+
+    from trainables.trial import TrialResult
 
 TuneFunction = Callable[[dict[str, Any]], None]
 
@@ -27,22 +32,45 @@ class TrialJob:
     """Where its checkpoints lie."""
 
 
-def trial_function(base: Mapping[str, Any], need: Need, storage: str) -> TuneFunction:
+def trial_function(base: Mapping[str, Any], need: Need, storage: str, checkpoints: str) -> TuneFunction:
     """A Tune function trainable that runs the trial `base` at the point that it gets as its config.
 
-    `storage`: folder or URI for each trial's checkpoints, and for what Ray Train keeps of its worker groups.
+    `storage`: folder for what Ray Train keeps of its worker groups; `checkpoints`: folder or URI for those of all
+    trials.
     """
 
     def trial(point: dict[str, Any]) -> None:
         from ray import tune
 
-        job = TrialJob(merge_point(base, point), f"{storage}/{tune.get_context().get_trial_id()}/checkpoints")
+        job = TrialJob(merge_point(base, point), trial_checkpoints(checkpoints, tune.get_context().get_trial_id()))
         if need.workers == 1:
             _run_here(job)
         else:
             _run_worker_group(job, need, storage)
 
     return trial
+
+
+def listening_trainable(function: TuneFunction) -> Any:
+    """The trainable class that Tune makes of `function`, in whose processes SIGTERM is a notice.
+
+    Its set-up runs in an actor's main thread, where handlers can be set, its function in another.
+    """
+    from ray.tune.trainable.function_trainable import wrap_function
+
+    base: Any = wrap_function(function)
+
+    class Listening(base):  # type: ignore[misc] # made at run time
+        def setup(self, config: dict[str, Any]) -> None:
+            listen()
+            super().setup(config)
+
+    return Listening
+
+
+def trial_checkpoints(root: str, trial_id: str) -> str:
+    """Where the checkpoints of a trial lie below `root`."""
+    return f"{root}/{trial_id}/checkpoints"
 
 
 def trial_resources(need: Need, cluster: Cluster) -> Any:
@@ -61,7 +89,8 @@ def _run_here(job: TrialJob) -> None:
     from trainables.config import TrialConfig
     from trainables.trial import run_trial
 
-    run_trial(TrialConfig.parse(job.values), tune.report, checkpoints=job.checkpoints, notice=told_to_stop)
+    result = run_trial(TrialConfig.parse(job.values), tune.report, checkpoints=job.checkpoints, notice=told_to_stop)
+    _raise_if_interrupted(result)
 
 
 def _run_worker_group(job: TrialJob, need: Need, storage: str) -> None:
@@ -69,7 +98,7 @@ def _run_worker_group(job: TrialJob, need: Need, storage: str) -> None:
     disarm_arrow_types()
     tell_address_to_train()
     from ray import train, tune
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
     per_worker = {"CPU": float(need.cpus_per_worker)}
@@ -78,7 +107,7 @@ def _run_worker_group(job: TrialJob, need: Need, storage: str) -> None:
         _run_worker,
         train_loop_config={"values": dict(job.values), "checkpoints": job.checkpoints},
         # Metrics are summed on the host, gradients on the GPUs.
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if on_gpus else "gloo"),
+        torch_config=_listening_torch_config("cpu:gloo,cuda:nccl" if on_gpus else "gloo"),
         scaling_config=train.ScalingConfig(
             num_workers=need.workers,
             use_gpu=bool(need.gpus_per_worker),
@@ -93,6 +122,25 @@ def _run_worker_group(job: TrialJob, need: Need, storage: str) -> None:
     trainer.fit()
 
 
+def _listening_torch_config(backend: str) -> TorchConfig:
+    """Ray Train's set-up of torch, which first has each worker take SIGTERM as a notice."""
+    from ray.train.torch import TorchConfig
+
+    class Listening(TorchConfig):
+        @property
+        def backend_cls(self) -> Any:
+            base: Any = super().backend_cls
+
+            class ListeningBackend(base):  # type: ignore[misc] # made at run time
+                def on_start(self, worker_group: Any, backend_config: Any) -> None:
+                    worker_group.execute(listen)
+                    super().on_start(worker_group, backend_config)
+
+            return ListeningBackend
+
+    return Listening(backend=backend)
+
+
 def _run_worker(job: dict[str, Any]) -> None:
     """One rank. Every rank reports, for Ray Train waits for all; rank 0's rows are the ones that count."""
     disarm_arrow_types()
@@ -103,7 +151,13 @@ def _run_worker(job: dict[str, Any]) -> None:
 
     config = TrialConfig.parse(job["values"])
     _choose_device(config.device)
-    run_trial(config, train.report, checkpoints=job["checkpoints"], notice=told_to_stop)
+    result = run_trial(config, train.report, checkpoints=job["checkpoints"], notice=told_to_stop)
+    _raise_if_interrupted(result)
+
+
+def _raise_if_interrupted(result: TrialResult) -> None:
+    if result.phase == "interrupted":
+        raise InterruptedTrialError(f"told to stop at step {result.steps}; a checkpoint of it is there")
 
 
 def _choose_device(device: str) -> None:

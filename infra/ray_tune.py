@@ -13,9 +13,9 @@ from ray.tune import Callback, Stopper
 from ray.tune.schedulers import TrialScheduler
 
 from infra.ray_events import describe_error
-from infra.ray_runtime import quiet_tune
+from infra.ray_runtime import in_local_mode, quiet_tune
 from infra.ray_search import OPTUNA_CHOICES
-from infra.ray_trial import TuneFunction
+from infra.ray_trial import TuneFunction, listening_trainable
 from trainables.errors import SweepError
 
 
@@ -38,7 +38,8 @@ class TuneJob:
 
 def fit(job: TuneJob, *, resume: bool) -> None:
     """Run the trials; what they did reaches the callbacks. Raises SweepError if the search itself fails."""
-    trainable = tune.with_resources(job.function, job.resources)
+    function = job.function if in_local_mode() else listening_trainable(job.function)
+    trainable = tune.with_resources(function, job.resources)
     tuner = _restored(job, trainable) if resume else _fresh(job, trainable)
     with quiet_tune(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=OPTUNA_CHOICES)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback
 
-from infra.ray_events import error_line
+from infra.ray_events import error_line, is_interrupted
 from infra.space import point_label
 from infra.tracking import KEY, check_tracking, import_mlflow, without_password
 from infra.tracking_kept import keep
@@ -107,7 +107,7 @@ class TrialTracker(Callback):
         point = point_of(trial.config, space)
         config = full_config(self._sweep_params.get("trial") or {}, point)
         name, params = run_name(config, point, space), run_params(config, point)
-        self._open().put(TrialStart(trial.trial_id, name, params, point_label(point)))
+        self._open().put(TrialStart(trial.trial_id, name, params, point_label(point), config))
         self._reported_ms[trial.trial_id] = _now_ms()
 
     def on_trial_result(
@@ -131,9 +131,13 @@ class TrialTracker(Callback):
         self._end(trial, "FINISHED" if self._phases.get(trial.trial_id) == "finished" else "KILLED")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """FAILED, with the error in one line."""
+        """FAILED, with the error in one line; KILLED where it was told to stop."""
         del iteration, trials, info
-        self._end(trial, "FAILED", error_line(trial))
+        if is_interrupted(trial):
+            self._interrupted = True
+            self._end(trial, "KILLED")
+        else:
+            self._end(trial, "FAILED", error_line(trial))
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         """Close what an interrupted sweep leaves open, and wait for the store."""

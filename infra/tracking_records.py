@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -19,12 +19,16 @@ class SweepStart:
 
 @dataclass(frozen=True)
 class TrialStart:
-    """A trial begins or goes on; `params` are the config's dotted keys, `changed` its point of the space in words."""
+    """A trial begins or goes on.
+
+    `params` are the config's dotted keys, `changed` its point of the space in words, `config` the config itself.
+    """
 
     trial_id: str
     name: str
     params: dict[str, str]
     changed: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

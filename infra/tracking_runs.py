@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 MAY_FAIL = ("loss", "grad_norm")
 """Metrics whose first non-finite value is also kept as a tag; elsewhere NaN means 'none here'."""
+SWEEP_FILE, TRIAL_FILE = "sweep.yaml", "config.yaml"
+"""Artifacts of the sweep's run and of each trial's: their configs."""
 NOTE = "mlflow.note.content"
 """The run page shows it as the description, in Markdown."""
 
@@ -89,7 +91,7 @@ class RunRecorder:
         else:
             self._client.update_run(self.parent_run_id, status="RUNNING")
         self._log_params(self.parent_run_id, {key: str(value) for key, value in flatten(record.params)})
-        self._client.log_text(self.parent_run_id, yaml.safe_dump(record.params, sort_keys=False), "sweep.yaml")
+        self._client.log_text(self.parent_run_id, yaml.safe_dump(record.params, sort_keys=False), SWEEP_FILE)
 
     def _open_experiment(self, name: str) -> str:
         """Id of the experiment, made if need be; a local store keeps its artifacts beside its file."""
@@ -134,6 +136,7 @@ class RunRecorder:
                 "epoch14.changed": record.changed,
             }
             state = RunState(self._create_run(record.name, tags))
+            self._client.log_text(state.run_id, yaml.safe_dump(record.config, sort_keys=False), TRIAL_FILE)
         else:
             state = self._state_of(found)
             if found.info.status != "RUNNING":

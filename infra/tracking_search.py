@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from infra.tracking import check_recorded, open_client, without_password
+from infra.tracking_runs import SWEEP_FILE, TRIAL_FILE
 from trainables.errors import ConfigError, complaint
 
 if TYPE_CHECKING:
@@ -59,6 +62,28 @@ def find_trial(uri: str, trial: str) -> TrialRecord:
         allowed = f"a trial id, run name or run id in {without_password(uri)}"
         raise ConfigError(complaint("TRIAL", trial, allowed, _remedy(trial, known)))
     return _record(client, found[0], len(found) - 1)
+
+
+def recorded_config(uri: str, run_id: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(config of the trial with this run, config of its sweep). Raises ConfigError where the run holds none."""
+    client = open_client(uri)
+    from mlflow.exceptions import MlflowException
+
+    run = client.get_run(run_id)
+    try:
+        trial = _read_yaml(client, run_id, TRIAL_FILE)
+        return trial, _read_yaml(client, run.data.tags["mlflow.parentRunId"], SWEEP_FILE)
+    except (OSError, MlflowException) as error:
+        reason = str(error).splitlines()[0][:120]
+        allowed = f"a trial whose run holds {TRIAL_FILE} ({reason})"
+        raise ConfigError(complaint("TRIAL", str(run.info.run_name), allowed, "train from its YAML instead")) from None
+
+
+def _read_yaml(client: MlflowClient, run_id: str, name: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        text = Path(client.download_artifacts(run_id, name, folder)).read_text(encoding="utf-8")
+    values: dict[str, Any] = yaml.safe_load(text)
+    return values
 
 
 def _matches(client: MlflowClient, experiments: list[str], trial: str) -> list[Run]:

@@ -42,6 +42,14 @@ def check_faults(config: SweepConfig) -> None:
                 raise ConfigError(complaint(f"faults.{i}.params", fault.params, allowed, remedy)) from None
 
 
+def check_checkpoints(config: SweepConfig) -> None:
+    """Raise CheckpointError where `checkpoints` names a place that can't be written."""
+    if config.checkpoints is not None:
+        from trainables.checkpoint_files import open_files
+
+        open_files(config.checkpoints)
+
+
 def check_device(config: SweepConfig) -> None:
     """Raise ConfigError where a trial asks for CUDA and this machine has none."""
     trials = (trial_config(config.trial, point) for point in probe_points(config.axes))
@@ -61,9 +69,10 @@ def resolve_paths(config: SweepConfig) -> SweepConfig:
         name: [_resolve_axis(name, value) for value in axis] if isinstance(axis, list) else axis
         for name, axis in config.space.items()
     }
-    return config.model_copy(
-        update={"trial": trial, "space": space, "storage": str(Path(config.storage).expanduser().resolve())}
-    )
+    places: dict[str, str] = {"storage": str(Path(config.storage).expanduser().resolve())}
+    if config.checkpoints is not None and "://" not in config.checkpoints:
+        places["checkpoints"] = str(Path(config.checkpoints).expanduser().resolve())
+    return config.model_copy(update={"trial": trial, "space": space, **places})
 
 
 def _resolve_section(trial: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,11 +10,14 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trainables.errors import Epoch14Error
+
+if TYPE_CHECKING:
+    from pipelines.sweep import SweepResult
 
 app = typer.Typer(
     name="epoch14",
@@ -30,6 +33,8 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one key, such as optim.lr=0.1; repeatable."),
 ]
+Local = Annotated[bool, typer.Option("--local", help="Everything in this process, for a debugger.")]
+Address = Annotated[str | None, typer.Option(metavar="ADDRESS", help="A running Ray to join, or auto.")]
 Storage = Annotated[str, typer.Option(metavar="FOLDER", help="The sweep's storage folder.")]
 Uri = Annotated[str | None, typer.Option(metavar="URI", help="MLflow tracking URI, if not the storage folder's own.")]
 
@@ -39,34 +44,57 @@ def sweep(
     preset: Preset,
     *,
     overrides: Overrides = None,
-    local: Annotated[bool, typer.Option("--local", help="Everything in this process, for a debugger.")] = False,
-    address: Annotated[str | None, typer.Option(metavar="ADDRESS", help="A running Ray to join, or auto.")] = None,
+    local: Local = False,
+    address: Address = None,
     resume: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Go on with an interrupted sweep.")] = None,
 ) -> None:
     """Run a sweep; stop the trials that go wrong, and say why."""
     from pipelines.config import SweepConfig
 
     config = SweepConfig.load(preset, overrides or [])
-    from rich.console import Console
-
-    from infra.tracking import without_password
-    from pipelines.report import print_report
     from pipelines.sweep import run_sweep
 
     try:
         result = run_sweep(config, local=local, address=address, resume=resume)
     except KeyboardInterrupt:
         raise _interrupted("before a trial had started") from None
-    print_report(result, Console())
-    typer.echo(
-        f"MLflow: {without_password(result.tracking_uri)} experiment {result.experiment} run {result.parent_run_id}"
-    )
+    _print_result(result)
     if result.interrupted:
         again = ["epoch14", "sweep", preset, *_options("--set", *(overrides or []))]
         again += ["--local"] * local + _options("--address", *filter(None, [address]))
         raise _interrupted(f"go on with: {shlex.join([*again, '--resume', str(result.path)])}")
     if result.failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    target: Annotated[
+        str, typer.Argument(metavar="PRESET_OR_TRIAL", help="A preset, a YAML file, or a recorded trial's id.")
+    ],
+    *,
+    overrides: Overrides = None,
+    local: Local = False,
+    address: Address = None,
+    storage: Storage = "outputs",
+    uri: Uri = None,
+) -> None:
+    """Train one config to its end, go on where it was interrupted, and register the model."""
+    from infra.tracking import default_tracking_uri
+    from pipelines.train import find_training, run_training
+
+    training = find_training(target, overrides or [], uri or default_tracking_uri(storage))
+    try:
+        result = run_training(training, local=local, address=address)
+    except KeyboardInterrupt:
+        raise _interrupted("before the trial had started") from None
+    _print_result(result.sweep)
+    if result.sweep.interrupted:
+        raise _interrupted("the same command goes on")
+    if result.model is None:
+        typer.echo("epoch14: not registered: the run did not come to its end", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"model: {result.model.uri}, step {result.step}, val top-1 {100 * result.val_top1:.2f} %")
 
 
 @app.command()
@@ -142,6 +170,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 COMMANDS = tuple(command.callback.__name__ for command in app.registered_commands if command.callback)
+
+
+def _print_result(result: SweepResult) -> None:
+    from rich.console import Console
+
+    from infra.tracking import without_password
+    from pipelines.report import print_report
+
+    print_report(result, Console())
+    typer.echo(
+        f"MLflow: {without_password(result.tracking_uri)} experiment {result.experiment} run {result.parent_run_id}"
+    )
 
 
 def _options(name: str, *values: str) -> list[str]:

@@ -82,6 +82,8 @@ class SweepConfig(Section):
     tracking: TrackingConfig = TrackingConfig()
     storage: Annotated[str, Field(min_length=1)] = "outputs"
     """Folder for results and the default tracking store."""
+    checkpoints: Annotated[str, Field(min_length=1)] | None = None
+    """Folder or s3://bucket/prefix for the trials' checkpoints, which every node must reach; null: in `storage`."""
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
@@ -102,7 +104,19 @@ class SweepConfig(Section):
     def load(cls, preset_or_path: str, overrides: Sequence[str] = ()) -> Self:
         """Read a preset or a YAML file and apply `--set` overrides; raises ConfigError."""
         raw = read_mapping(find_preset(preset_or_path))
-        return cls.parse(apply_overrides(raw, overrides, _sweep_keys()))
+        return cls.parse(apply_overrides(raw, overrides, cls.keys()))
+
+    @classmethod
+    def keys(cls) -> dict[str, bool]:
+        """Every dotted key -> whether it is a section."""
+        keys: dict[str, bool] = {}
+        for name, field in cls.model_fields.items():
+            section = field.annotation
+            keys[name] = isinstance(section, type) and issubclass(section, BaseModel)
+            if isinstance(section, type) and issubclass(section, BaseModel):
+                keys.update({f"{name}.{inner}": False for inner in section.model_fields})
+        keys.update({f"search.asha.{inner}": False for inner in AshaConfig.model_fields})
+        return keys
 
     @property
     def axes(self) -> dict[str, Axis]:
@@ -162,8 +176,8 @@ def _check_search(search: SearchConfig, axes: Mapping[str, Axis]) -> None:
 
 
 def _check_workers(trial: TrialConfig, workers: int) -> None:
-    if trial.global_batch_size % workers:
-        allowed = f"a multiple of resources.workers ({workers})"
+    if trial.global_batch_size < workers:
+        allowed = f"at least resources.workers ({workers}): one sample a rank"
         raise ConfigError(complaint("global_batch_size", trial.global_batch_size, allowed, "change one of the two"))
 
 
@@ -177,14 +191,3 @@ def _check_storage(storage: str) -> None:
     if "://" in storage:
         allowed = "a folder; buckets are for the tracking server's artifacts"
         raise ConfigError(complaint("storage", storage, allowed, "set storage=outputs"))
-
-
-def _sweep_keys() -> dict[str, bool]:
-    keys: dict[str, bool] = {}
-    for name, field in SweepConfig.model_fields.items():
-        section = field.annotation
-        keys[name] = isinstance(section, type) and issubclass(section, BaseModel)
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            keys.update({f"{name}.{inner}": False for inner in section.model_fields})
-    keys.update({f"search.asha.{inner}": False for inner in AshaConfig.model_fields})
-    return keys

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from infra.space import probe_points, trial_config
 from infra.tracking import check_tracking
 from infra.tracking_names import full_config, run_name
-from pipelines.checks import check_data, check_device, check_faults, resolve_paths
+from pipelines.checks import check_checkpoints, check_data, check_device, check_faults, resolve_paths
 from pipelines.config import SweepConfig
 from pipelines.progress import Progress
 from trainables.errors import ConfigError, complaint
@@ -73,27 +73,35 @@ def run_sweep(
     local: bool = False,
     address: str | None = None,
     resume: str | Path | None = None,
+    folder: Path | None = None,
     write: Callable[[str], None] | None = None,
 ) -> SweepResult:
     """Run every trial of `config`; trials that fail are rows, not exceptions.
 
     A Ray that the caller has initialised is used and left running; else one is started (`local`: in this process) or
-    joined (`address`), and left at the end. `resume`: the folder of an interrupted sweep of the same config. `write`
-    takes the lines of progress; by default they are printed. Raises ConfigError, DataError, TrackingError or
-    ClusterError before any trial starts, SweepError if the search itself fails.
+    joined (`address`), and left at the end. `resume`: the folder of an interrupted sweep of the same config. `folder`:
+    where the sweep's state is to lie; one that is there is gone on with. `write` takes the lines of progress; by
+    default they are printed. Raises ConfigError, DataError, CheckpointError, TrackingError or ClusterError before any
+    trial starts, SweepError if the search itself fails.
     """
     config = resolve_paths(config)
-    folder = _new_folder(config) if resume is None else _old_folder(config, Path(resume).expanduser().resolve())
+    if folder is not None and (folder / SWEEP_FILE).is_file() and _left_by_tune(folder):
+        resume = folder
+    _check_storage(config)
+    folder = _old_folder(config, Path(resume).expanduser().resolve()) if resume else folder or _new_folder(config)
     check_faults(config)
     if address is None:
         check_device(config)
     check_data(config)
+    check_checkpoints(config)
     check_tracking(config.tracking_uri)
+    from infra.notice import listening
     from infra.ray_runtime import Need, ray_session
 
     resources = config.resources
     need = Need(resources.workers, resources.cpus_per_worker, resources.gpus_per_worker)
-    with ray_session(local=local, address=address, need=need) as cluster:
+    # Ray sets a handler of its own as it starts.
+    with ray_session(local=local, address=address, need=need) as cluster, listening():
         show = write or functools.partial(print, flush=True)
         return _fit(config, folder, need, cluster, resume=resume is not None, write=show)
 
@@ -140,7 +148,7 @@ def _job(
     max_steps = max(trial.max_steps for trial in trials)
     halving = asha(search.asha.grace_steps, search.asha.reduction_factor, max_steps, timeout_s) if search.asha else None
     return TuneJob(
-        function=trial_function(config.trial, need, str(folder / "train")),
+        function=trial_function(config.trial, need, str(folder / "train"), checkpoint_root(config, folder)),
         resources=trial_resources(need, cluster),
         param_space=param_space(config.axes, search.kind),
         num_samples=search.num_trials or 1,
@@ -180,21 +188,39 @@ def _row(config: SweepConfig, outcome: TrialOutcome) -> TrialRow:
     )
 
 
-def _new_folder(config: SweepConfig) -> Path:
-    storage = Path(config.storage)
+def checkpoint_root(config: SweepConfig, folder: Path) -> str:
+    """Folder or URI below which each trial of the sweep in `folder` has its checkpoints."""
+    return f"{config.checkpoints.rstrip('/')}/{folder.name}" if config.checkpoints else str(folder / "train")
+
+
+def checkpoints_of(config: SweepConfig, folder: Path, trial_id: str) -> str:
+    """Folder or URI of one trial's checkpoints."""
+    from infra.ray_trial import trial_checkpoints
+
+    return trial_checkpoints(checkpoint_root(config, folder), trial_id)
+
+
+def _check_storage(config: SweepConfig) -> None:
     try:
-        storage.mkdir(parents=True, exist_ok=True)
+        Path(config.storage).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         allowed = f"a folder that can be written ({error.strerror})"
         raise ConfigError(complaint("storage", config.storage, allowed, "set storage=FOLDER")) from None
-    stem = storage / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _new_folder(config: SweepConfig) -> Path:
+    stem = Path(config.storage) / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     return stem if not stem.exists() else stem.with_name(f"{stem.name}-{time.time_ns() % 10**6:06d}")
 
 
-def _old_folder(config: SweepConfig, folder: Path) -> Path:
+def _left_by_tune(folder: Path) -> bool:
     from infra.ray_tune import can_resume
 
-    if not (folder / SWEEP_FILE).is_file() or not can_resume(folder):
+    return can_resume(folder)
+
+
+def _old_folder(config: SweepConfig, folder: Path) -> Path:
+    if not (folder / SWEEP_FILE).is_file() or not _left_by_tune(folder):
         allowed = "the folder of an interrupted sweep, as it was printed"
         raise ConfigError(complaint("--resume", str(folder), allowed, "correct it or start a new sweep"))
     if (folder / SWEEP_FILE).read_text(encoding="utf-8") != config.to_yaml():

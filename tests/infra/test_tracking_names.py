@@ -17,7 +17,7 @@ BASE = {"model": {"name": "resnet18"}, "max_steps": 40}
         ({}, "resnet18 bn b32 cosine_warmup lr0.1"),
         ({"optim.lr": 1e-4, "global_batch_size": 64}, "resnet18 bn b64 cosine_warmup lr0.0001"),
         ({"data.normalization": "bgr", "seed": 3}, "resnet18 bn b32 cosine_warmup lr0.1 normalization=bgr seed=3"),
-        ({"schedule": {"kind": "multi_step", "milestones": [9]}}, "resnet18 bn b32 step lr0.1"),
+        ({"schedule": {"kind": "multi_step", "milestones": [9]}}, "resnet18 bn b32 multi_step lr0.1"),
         ({"schedule": {"kind": "cosine", "warmup_steps": 5}}, "resnet18 bn b32 cosine lr0.1 warmup_steps=5"),
     ],
 )
@@ -38,7 +38,7 @@ def test_changed_params_come_first() -> None:
     params = run_params(full_config(BASE, point), point)
 
     assert list(params.items())[:3] == [
-        ("schedule.kind", "step"),
+        ("schedule.kind", "multi_step"),
         ("schedule.milestones", "[9,12]"),
         ("optim.lr", "0.5"),
     ]

@@ -1,0 +1,153 @@
+"""run_training: one config to its last step, resumed by itself, and its best checkpoint in the model registry.
+
+A training is a sweep of one trial whose folder is a function of its config: the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from infra.tracking import without_password
+from infra.tracking_search import find_trial, recorded_config
+from pipelines.checks import resolve_paths
+from pipelines.config import PRESETS, SweepConfig, preset_names
+from pipelines.overrides import apply_overrides
+from pipelines.sweep import SweepResult, checkpoints_of, run_sweep
+from trainables.config import TrialConfig
+from trainables.errors import ConfigError, TrackingError, complaint
+
+if TYPE_CHECKING:
+    from infra.registry import RegisteredModel
+
+KEY = "PRESET_OR_TRIAL"
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is to be trained."""
+
+    config: SweepConfig
+    """A sweep of one trial."""
+    origin: str
+    """The preset, the file, or the trial that it is the config of."""
+
+    @property
+    def folder(self) -> Path:
+        """Where its state lies: the same for the same config."""
+        digest = hashlib.blake2b(self.config.to_yaml().encode(), digest_size=4).hexdigest()
+        return Path(self.config.storage) / f"{self.config.name}-{digest}"
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a training ended."""
+
+    sweep: SweepResult
+    model: RegisteredModel | None
+    """None where the run did not come to its end."""
+    step: int = 0
+    """Of the checkpoint that was registered."""
+    val_top1: float = 0.0
+    """Of that checkpoint."""
+
+
+def find_training(target: str, overrides: Sequence[str], uri: str) -> Training:
+    """The training that `target` names: a preset, a YAML file, or a trial recorded in the store at `uri`.
+
+    Raises ConfigError where it is none of these, or a sweep of several trials.
+    """
+    if (PRESETS / f"{target}.yaml").is_file() or Path(target).is_file():
+        return _checked(SweepConfig.load(target, overrides), target)
+    try:
+        record = find_trial(uri, target)
+    except (ConfigError, TrackingError):
+        allowed = f"a preset ({', '.join(preset_names())}), a YAML file, or a trial in {without_password(uri)}"
+        remedy = "correct it; a sweep's table and the MLflow UI show the ids of its trials"
+        raise ConfigError(complaint(KEY, target, allowed, remedy)) from None
+    trial, sweep = recorded_config(uri, record.run_id)
+    values = {
+        "name": f"train-{record.trial_id}",
+        "trial": trial,
+        "resources": sweep.get("resources") or {},
+        "tracking": {**(sweep.get("tracking") or {}), "uri": uri},
+        "storage": sweep.get("storage") or "outputs",
+    }
+    config = SweepConfig.parse(apply_overrides(values, overrides, SweepConfig.keys()))
+    return _checked(config, f"trial {record.trial_id} ({record.name})")
+
+
+def run_training(
+    training: Training,
+    *,
+    local: bool = False,
+    address: str | None = None,
+    write: Callable[[str], None] | None = None,
+) -> TrainingResult:
+    """Train to the last step, or go on with what an interrupted run of the same config left; then register the model.
+
+    A run that stops on a symptom, fails or is interrupted registers nothing. Raises as `run_sweep`.
+    """
+    result = run_sweep(training.config, local=local, address=address, folder=training.folder, write=write)
+    (row,) = result.rows
+    if row.status != "finished":
+        return TrainingResult(result, None)
+    return _register(training, result, row.trial_id)
+
+
+def _checked(config: SweepConfig, origin: str) -> Training:
+    """A sweep of one trial, which is sure to keep its last state."""
+    if config.num_trials != 1 or config.search.kind != "grid":
+        allowed = f"one trial; this is a sweep of {config.num_trials}"
+        remedy = "sweep it, then train one of its trials by id; or fix its axes with --set"
+        raise ConfigError(complaint(KEY, origin, allowed, remedy))
+    trial = _only_trial(config)
+    every = min(trial.checkpoint.every or trial.max_steps, trial.max_steps)
+    values: dict[str, Any] = trial.model_dump(mode="json")
+    values["checkpoint"]["every"] = every
+    return Training(resolve_paths(config.model_copy(update={"trial": values, "space": {}})), origin)
+
+
+def _only_trial(config: SweepConfig) -> TrialConfig:
+    from infra.space import probe_points, trial_config
+
+    return trial_config(config.trial, next(iter(probe_points(config.axes))))
+
+
+def _register(training: Training, result: SweepResult, trial_id: str) -> TrainingResult:
+    """Put the best checkpoint of the run into the registry, with its lineage."""
+    from infra.registry import register_network
+    from trainables.checkpoint import CheckpointStore
+    from trainables.data.index import open_index
+    from trainables.serve import save_network
+
+    config = _only_trial(training.config)
+    with CheckpointStore(checkpoints_of(training.config, result.path, trial_id), keep=config.checkpoint.keep) as store:
+        best = store.best()
+    assert best is not None, "a run that finished has kept its last state"
+    index = open_index(config.data.path)
+    top1 = float(best.meta["top1"])
+    tags = {
+        "epoch14.config": training.origin,
+        "epoch14.val_top1": f"{top1:.5f}",
+        "epoch14.seed": str(config.seed),
+        "epoch14.data": f"{index.root}: {len(index.train)} + {len(index.val)} images, {len(index.classes)} classes",
+        "epoch14.sweep_run": result.parent_run_id,
+    }
+    run_id = find_trial(result.tracking_uri, trial_id).run_id
+    with tempfile.TemporaryDirectory() as folder:
+        save_network(Path(folder), config, index, best.tensors)
+        model = register_network(
+            result.tracking_uri,
+            run_id,
+            training.config.name,
+            Path(folder),
+            classes=len(index.classes),
+            step=best.step,
+            tags=tags,
+        )
+    return TrainingResult(result, model, best.step, top1)

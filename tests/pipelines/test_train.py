@@ -1,0 +1,286 @@
+"""`epoch14 train`: one config to its end, gone on with by the same command, and its model in the registry."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import mlflow.pyfunc
+import numpy as np
+import psutil
+import pytest
+import torch
+from torch import Tensor
+
+from infra.tracking import default_tracking_uri, open_client
+from trainables.checkpoint import CheckpointStore
+from trainables.data.images import ImageSource
+from trainables.data.index import ImageIndex
+from trainables.serve import load_network
+
+ROOT = Path(__file__).resolve().parents[2]
+START_LIMIT_S = 240.0
+"""A guard against hanging, not a claim."""
+RUN = """\
+name: tiny
+trial:
+  max_steps: 24
+  global_batch_size: 16
+  threads: 1
+  eval_every: 8
+  report_every: 2
+  model: {name: resnet18}
+  data: {image_size: 16, augment: crop_flip}
+  schedule: {kind: cosine_warmup, warmup_steps: 4}
+  optim: {lr: 0.02, ema_decay: 0.8}
+  checkpoint: {every: 6}
+resources: {cpus_per_worker: 1}
+"""
+
+
+@dataclass
+class Trainer:
+    """`epoch14 train` of RUN in a folder of its own."""
+
+    folder: Path
+    environment: dict[str, str]
+    options: tuple[str, ...] = ()
+    target: str = "run.yaml"
+    ended: list[subprocess.CompletedProcess[str]] = field(default_factory=list)
+
+    def command(self) -> list[str]:
+        """The same each time."""
+        return [sys.executable, "-m", "pipelines", "train", self.target, *self.options]
+
+    def run(self) -> subprocess.CompletedProcess[str]:
+        """Train to the end, or as far as it goes."""
+        done = subprocess.run(
+            self.command(), cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
+        )
+        self.ended.append(done)
+        return done
+
+    def run_until_checkpoint(self, interrupt: Callable[[psutil.Process], None]) -> subprocess.CompletedProcess[str]:
+        """Start it, do `interrupt` once a checkpoint is there, and wait for its end."""
+        with subprocess.Popen(
+            self.command(),
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            deadline = time.monotonic() + START_LIMIT_S
+            while not self.checkpoints():
+                assert process.poll() is None, process.communicate()
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            interrupt(psutil.Process(process.pid))
+            out, err = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def checkpoints(self) -> list[Path]:
+        """Committed ones, by step."""
+        return sorted(self.folder.rglob("checkpoints/step-*"), key=lambda path: path.name)
+
+    def last_tensors(self) -> dict[str, Tensor]:
+        """The state at the run's end."""
+        with CheckpointStore(str(self.checkpoints()[-1].parent), keep=2) as store:
+            last = store.latest()
+        assert last is not None
+        assert last.step == 24
+        return last.tensors
+
+    @property
+    def uri(self) -> str:
+        """Its tracking store."""
+        return default_tracking_uri(self.folder / "outputs")
+
+
+NewTrainer = Callable[..., Trainer]
+
+
+@pytest.fixture(scope="module")
+def trainer(digits_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> NewTrainer:
+    """A factory of trainers."""
+
+    def make(*options: str) -> Trainer:
+        folder = tmp_path_factory.mktemp("train")
+        (folder / "run.yaml").write_text(RUN, encoding="utf-8")
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        return Trainer(folder, {**os.environ, "PYTHONPATH": path, "EPOCH14_CACHE": str(digits_cache)}, options)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def trained(trainer: NewTrainer) -> Trainer:
+    """A run that nobody interrupted, in local mode; the command was given twice."""
+    undisturbed = trainer("--local")
+    undisturbed.run()
+    undisturbed.run()
+    return undisturbed
+
+
+@pytest.fixture(scope="module")
+def end(trained: Trainer) -> Iterator[dict[str, Tensor]]:
+    """Its last state."""
+    return trained.last_tensors()  # type: ignore[return-value] # pytest takes both
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Equal names and bits."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def kill_tree(process: psutil.Process) -> None:
+    """SIGKILL for a process and all below it."""
+    family = [*process.children(recursive=True), process]
+    for member in family:
+        member.kill()
+
+
+def terminate_actor(process: psutil.Process) -> None:
+    """SIGTERM for the Tune actor, as a spot instance's end brings it."""
+    (actor,) = (child for child in process.children(recursive=True) if "Listening" in " ".join(child.cmdline()))
+    actor.send_signal(signal.SIGTERM)
+
+
+def last_line(done: subprocess.CompletedProcess[str]) -> str:
+    """Of what it printed."""
+    return done.stdout.strip().splitlines()[-1]
+
+
+def test_a_finished_run_is_registered(trained: Trainer) -> None:
+    """The command ends with 0 and the version's name; the registry has it with its lineage."""
+    done = trained.ended[0]
+    assert done.returncode == 0, done.stderr
+    assert last_line(done).startswith("model: models:/tiny/1, step ")
+    (version,) = open_client(trained.uri).search_model_versions("name = 'tiny'")
+    assert version.tags["epoch14.config"] == "run.yaml"
+    assert version.tags["epoch14.seed"] == "0"
+    assert "1500 + 297 images, 10 classes" in version.tags["epoch14.data"]
+    run = open_client(trained.uri).get_run(version.run_id)
+    assert run.data.tags["mlflow.parentRunId"] == version.tags["epoch14.sweep_run"]
+    assert run.data.metrics["best_val_top1"] >= float(version.tags["epoch14.val_top1"]) - 1e-5
+
+
+def test_the_same_command_again_changes_nothing(trained: Trainer) -> None:
+    """A run that is over is not run again, and its model not registered twice."""
+    first, second = trained.ended
+    assert second.returncode == 0, second.stderr
+    assert last_line(first) == last_line(second)
+    client = open_client(trained.uri)
+    assert len(client.search_model_versions("name = 'tiny'")) == 1
+    experiment = client.get_experiment_by_name("epoch14")
+    assert experiment is not None
+    assert len(client.search_runs([experiment.experiment_id])) == 2
+
+
+def test_a_registered_model_answers_as_the_run_evaluated(trained: Trainer, digits_index: ImageIndex) -> None:
+    """Loaded by MLflow, it has the recorded top-1 on the validation images, averages included."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", trained.uri)
+        model = mlflow.pyfunc.load_model("models:/tiny/1")
+    images = ImageSource(digits_index.val, 16, "none", 0).fetch(np.arange(len(digits_index.val)), None).numpy()
+    logits = model.predict(images)
+    assert logits.shape == (297, 10)
+    (version,) = open_client(trained.uri).search_model_versions("name = 'tiny'")
+    top1 = float((logits.argmax(axis=1) == digits_index.val.labels).mean())
+    assert f"{top1:.5f}" == version.tags["epoch14.val_top1"]
+
+
+def test_no_pickle_in_a_registered_model(trained: Trainer, tmp_path: Path) -> None:
+    """Weights are safetensors, the rest is text; it loads without MLflow too."""
+    (version,) = open_client(trained.uri).search_model_versions("name = 'tiny'")
+    step = version.tags["epoch14.step"]
+    folder = Path(open_client(trained.uri).download_artifacts(version.run_id, f"model-{step}", str(tmp_path)))
+    suffixes = {path.suffix for path in folder.rglob("*") if path.is_file() and "code" not in path.parts}
+    assert suffixes <= {".safetensors", ".json", ".yaml", ".txt", ".yml", ""}
+    (card,) = folder.rglob("model.json")
+    assert load_network(card.parent).side == 16
+
+
+@pytest.mark.parametrize(
+    ("options", "interrupt", "code"),
+    [
+        (("--local",), kill_tree, -signal.SIGKILL),
+        (("--local",), lambda process: process.send_signal(signal.SIGTERM), 130),
+        ((), terminate_actor, 130),
+        ((), kill_tree, -signal.SIGKILL),
+    ],
+    ids=["kill, local mode", "SIGTERM, local mode", "SIGTERM, Tune actor", "kill, Tune actor"],
+)
+def test_an_interrupted_run_goes_on_to_the_same_weights(
+    trainer: NewTrainer,
+    end: dict[str, Tensor],
+    options: Sequence[str],
+    interrupt: Callable[[psutil.Process], None],
+    code: int,
+) -> None:
+    """Killed, or told to stop, after its first checkpoint: the same command ends with the same bits, all told."""
+    run = trainer(*options)
+    broken = run.run_until_checkpoint(interrupt)
+    assert broken.returncode == code, broken.stderr
+    if code == 130:
+        assert "interrupted: the same command goes on" in broken.stderr
+    before = run.checkpoints()[-1].name
+    assert before < "step-000000024"
+    done = run.run()
+    assert done.returncode == 0, done.stderr
+    assert same(run.last_tensors(), end)
+    client = open_client(run.uri)
+    experiment = client.get_experiment_by_name("epoch14")
+    assert experiment is not None
+    (trial,) = client.search_runs([experiment.experiment_id], "tags.`epoch14.kind` = 'trial'")
+    steps = [point.step for point in client.get_metric_history(trial.info.run_id, "loss")]
+    assert sorted(steps) == list(range(24))
+    assert trial.info.status == "FINISHED"
+
+
+def test_a_recorded_trial_is_trained_by_its_id(trained: Trainer) -> None:
+    """Its config comes from the store, with what --set changes; the model says where it comes from."""
+    (trial,) = (path.name for path in trained.folder.glob("outputs/tiny-*/train/*"))
+    again = Trainer(trained.folder, trained.environment, ("--local", "--set", "max_steps=6"), target=trial)
+    done = again.run()
+    assert done.returncode == 0, done.stderr
+    name = f"train-{trial}"
+    assert last_line(done).startswith(f"model: models:/{name}/1, step 6,")
+    (version,) = open_client(trained.uri).search_model_versions(f"name = '{name}'")
+    assert version.tags["epoch14.config"] == f"trial {trial} (resnet18 bn b16 cosine_warmup lr0.02)"
+    params = open_client(trained.uri).get_run(version.run_id).data.params
+    assert (params["optim.ema_decay"], params["max_steps"]) == ("0.8", "6")
+
+
+def test_a_run_that_falls_ill_is_not_registered(trainer: NewTrainer) -> None:
+    """It ends with 1, its table says why, and the registry stays empty."""
+    run = trainer("--local", "--set", "faults=[{use: 'trainables.faults:non_finite_input', start_step: 3}]")
+    run.options += ("--set", "diagnosis.enabled=false")
+    done = run.run()
+    assert done.returncode == 1, done.stderr
+    assert "not registered" in done.stderr
+    assert "non_finite" in done.stdout
+    assert not open_client(run.uri).search_registered_models()
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("nonesuch", ("PRESET_OR_TRIAL: 'nonesuch'", "a YAML file, or a trial", "remedy")),
+        ("schedule", ("PRESET_OR_TRIAL: 'schedule'", "one trial; this is a sweep of 2", "fix its axes with --set")),
+    ],
+)
+def test_what_cannot_be_trained_is_one_line(trainer: NewTrainer, target: str, words: Sequence[str]) -> None:
+    """An unknown name, and a sweep of several trials: exit code 2 before work starts."""
+    run = trainer()
+    run.target = target
+    done = run.run()
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert all(word in line for word in words)
