@@ -13,7 +13,7 @@ EPOCH14 := $(PYTHON) -m pipelines
 PRESET ?= first_light
 ARGS ?=
 
-.PHONY: help setup sweep ui test check format lock bench-healthy bench-stories
+.PHONY: help setup sweep ui test check format lock bench-healthy bench-stories bench-train bench-gpu bench-norms bench-resume
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -27,7 +27,7 @@ ui: setup ## open the MLflow UI on what was recorded
 	$(EPOCH14) ui $(ARGS)
 
 test: setup ## the test suite, with coverage (ARGS="-k word")
-	$(PYTHON) -m pytest --cov --cov-report=term $(ARGS)
+	$(PYTHON) -m pytest -n 2 --dist loadgroup --cov --cov-report=term $(ARGS)
 
 check: setup ## lint, format, types, import contracts
 	$(VENV)/bin/ruff check
@@ -48,6 +48,18 @@ bench-healthy: setup ## long healthy runs: the detector must stay silent
 
 bench-stories: setup ## the stories and counter-stories over ten seeds
 	$(PYTHON) tests/benchmarks/stories.py $(ARGS)
+
+bench-train: setup ## what signals, snapshots and the detector cost a step
+	$(PYTHON) tests/benchmarks/train.py $(ARGS)
+
+bench-gpu: setup ## images/s against torchvision's and timm's loops, and of each normalisation
+	$(PYTHON) tests/benchmarks/gpu.py $(ARGS)
+
+bench-norms: setup ## each normalisation variant trains the digits to 95 % top-1
+	$(PYTHON) tests/benchmarks/norms.py $(ARGS)
+
+bench-resume: setup ## weights after SIGKILL and resume against those of an undisturbed run
+	$(PYTHON) tests/benchmarks/resume.py $(ARGS)
 
 # uv comes by pip, by its hash in the lock; all else comes by uv, since a machine's pip may be configured to other versions.
 $(UV):

@@ -222,6 +222,8 @@ class CheckpointStore:
         try:
             return read(step)
         except DamagedError as damage:
+            # The next save must not count, nor remove, what is no longer there.
+            self._standings = None
             try:
                 fate = f"it is set aside as {self._files.set_aside(step)}"
             except FAILURES as error:

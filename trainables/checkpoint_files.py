@@ -25,6 +25,8 @@ from trainables.errors import CheckpointError, complaint
 
 FAILURES = (OSError, ArrowException, MemoryError)
 """What reading or writing a place raises where the place, not this program, is at fault."""
+S3_ATTEMPTS = 5
+"""Of each request, with growing pauses. By default a URI gives 30, which a silent server draws out to minutes."""
 _KEY = "checkpoint"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _FOLDER = re.compile(r"step-(\d{9,})")
@@ -84,6 +86,8 @@ def open_files(uri: str) -> Files:
         filesystem, path = fs.FileSystem.from_uri(uri)
         if isinstance(filesystem, fs.LocalFileSystem):
             return FolderFiles(Path(path))
+        if isinstance(filesystem, fs.S3FileSystem):
+            filesystem = _with_few_attempts(filesystem)
         return ObjectFiles(filesystem, path)
     except FAILURES as error:
         reason, remedy = explain(error)
@@ -271,6 +275,12 @@ class ObjectFiles:
         for found, committed, aside in held:
             if found == step or not (committed or aside):
                 self.remove(found)
+
+
+def _with_few_attempts(filesystem: Any) -> Any:
+    """The same S3 file system, made again as pickle would, since a URI can't say how often to retry."""
+    make, (settings,) = filesystem.__reduce__()
+    return make({**settings, "retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS)})
 
 
 def _name(step: int) -> str:

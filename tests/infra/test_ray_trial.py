@@ -150,7 +150,7 @@ def run_trials(folder: Path, need: Need, cluster: Cluster, *, trials: int = 1) -
     }
     losses, outcomes = Losses(), Outcomes()
     job = TuneJob(
-        function=trial_function(base, need, str(folder / "train")),
+        function=trial_function(base, need, str(folder / "train"), str(folder / "train")),
         resources=trial_resources(need, cluster),
         param_space={},
         num_samples=trials,

@@ -166,7 +166,7 @@ def test_a_finished_run_is_registered(trained: Trainer) -> None:
     assert version.tags["epoch14.config"] == "run.yaml"
     assert version.tags["epoch14.seed"] == "0"
     assert "1500 + 297 images, 10 classes" in version.tags["epoch14.data"]
-    run = open_client(trained.uri).get_run(version.run_id)
+    run = open_client(trained.uri).get_run(str(version.run_id))
     assert run.data.tags["mlflow.parentRunId"] == version.tags["epoch14.sweep_run"]
     assert run.data.metrics["best_val_top1"] >= float(version.tags["epoch14.val_top1"]) - 1e-5
 
@@ -200,7 +200,7 @@ def test_no_pickle_in_a_registered_model(trained: Trainer, tmp_path: Path) -> No
     """Weights are safetensors, the rest is text; it loads without MLflow too."""
     (version,) = open_client(trained.uri).search_model_versions("name = 'tiny'")
     step = version.tags["epoch14.step"]
-    folder = Path(open_client(trained.uri).download_artifacts(version.run_id, f"model-{step}", str(tmp_path)))
+    folder = Path(open_client(trained.uri).download_artifacts(str(version.run_id), f"model-{step}", str(tmp_path)))
     suffixes = {path.suffix for path in folder.rglob("*") if path.is_file() and "code" not in path.parts}
     assert suffixes <= {".safetensors", ".json", ".yaml", ".txt", ".yml", ""}
     (card,) = folder.rglob("model.json")
@@ -213,9 +213,8 @@ def test_no_pickle_in_a_registered_model(trained: Trainer, tmp_path: Path) -> No
         (("--local",), kill_tree, -signal.SIGKILL),
         (("--local",), lambda process: process.send_signal(signal.SIGTERM), 130),
         ((), terminate_actor, 130),
-        ((), kill_tree, -signal.SIGKILL),
     ],
-    ids=["kill, local mode", "SIGTERM, local mode", "SIGTERM, Tune actor", "kill, Tune actor"],
+    ids=["kill, local mode", "SIGTERM, local mode", "SIGTERM, Tune actor"],
 )
 def test_an_interrupted_run_goes_on_to_the_same_weights(
     trainer: NewTrainer,
@@ -254,7 +253,7 @@ def test_a_recorded_trial_is_trained_by_its_id(trained: Trainer) -> None:
     assert last_line(done).startswith(f"model: models:/{name}/1, step 6,")
     (version,) = open_client(trained.uri).search_model_versions(f"name = '{name}'")
     assert version.tags["epoch14.config"] == f"trial {trial} (resnet18 bn b16 cosine_warmup lr0.02)"
-    params = open_client(trained.uri).get_run(version.run_id).data.params
+    params = open_client(trained.uri).get_run(str(version.run_id)).data.params
     assert (params["optim.ema_decay"], params["max_steps"]) == ("0.8", "6")
 
 
