@@ -7,6 +7,7 @@ process writes to a place; any number may read it.
 
 from __future__ import annotations
 
+import copy
 import errno
 import fcntl
 import os

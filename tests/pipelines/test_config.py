@@ -59,13 +59,6 @@ def test_resolved_yaml_gives_the_same_sweep(file: Path, tmp_path: Path) -> None:
     assert "momentum: 0.9" in config.to_yaml()
 
 
-def test_every_preset_is_valid() -> None:
-    """Each installed preset loads, and its head comment gives the command that runs it."""
-    for name in preset_names():
-        assert SweepConfig.load(name).num_trials >= 1
-        assert f"epoch14 sweep {name}" in find_preset(name).read_text(encoding="utf-8")
-
-
 @pytest.mark.parametrize(
     ("override", "path", "value"),
     [
@@ -173,7 +166,7 @@ def test_bad_override(file: Path, override: str, says: str) -> None:
         ("search: {asha: {grace_steps: 500}}\ntrial: {max_steps: 50}", "grace_steps: 500.*at most 50"),
         ("space: {schedule: [{kind: cosine}, {kind: coarse}]}", "schedule.kind: 'coarse'"),
         ("space: {max_steps: [50, 5]}\ntrial: {schedule: {warmup_steps: 20}}", "warmup_steps: 20"),
-        ("space: {global_batch_size: [8, 9]}\nresources: {workers: 2}", "global_batch_size: 9"),
+        ("space: {global_batch_size: [8, 1]}\nresources: {workers: 2}", "global_batch_size: 1"),
         ("search: {kind: grid, num_trials: 4}", "num_trials: 4.*null under search.kind grid"),
         ("trial: {optim: 3}\nspace: {optim.lr: [0.1]}", "trial.optim: 3"),
         ("name: a\nname: b", "'name' stands twice.*line 2"),
