@@ -7,7 +7,6 @@ process writes to a place; any number may read it.
 
 from __future__ import annotations
 
-import copy
 import errno
 import fcntl
 import os
@@ -26,8 +25,8 @@ from trainables.errors import CheckpointError, complaint
 
 FAILURES = (OSError, ArrowException, MemoryError)
 """What reading or writing a place raises where the place, not this program, is at fault."""
-S3_ATTEMPTS = 5
-"""Of each request, with growing pauses. By default a URI gives 30, which a silent server draws out to minutes."""
+S3_ATTEMPTS = 3
+"""Of each request, with growing pauses, as boto3 does; a URI's own 30 would wait minutes for a silent server."""
 _KEY = "checkpoint"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _FOLDER = re.compile(r"step-(\d{9,})")

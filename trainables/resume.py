@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from trainables.checkpoint import Checkpoint
@@ -33,8 +33,8 @@ def run_meta(
     assert reporter.last is not None
     return {
         "config": config.model_dump(mode="json"),
-        "detector": detector.state_dict(),
-        "last": asdict(reporter.last),
+        "detector": _without_notices(detector.state_dict()),
+        "last": asdict(replace(reporter.last, notice=False)),
         "top1": reporter.top1,
         "best_top1": reporter.best_top1,
         "losses": list(losses.items()),
@@ -56,6 +56,12 @@ def restore_run(meta: Mapping[str, Any], detector: Detector, reporter: Reporter)
     detector.load_state_dict(meta["detector"])
     reporter.resume(StepSignals.from_dict(meta["last"]), meta["top1"], meta["best_top1"])
     return {int(step): float(loss) for step, loss in meta["losses"]}
+
+
+def _without_notices(detector: dict[str, Any]) -> dict[str, Any]:
+    """A notice is the process's affair: a run that got one goes on with the state of one that didn't."""
+    quiet = {key: [{**row, "notice": False} for row in detector[key]] for key in ("accepted", "recent")}
+    return {**detector, **quiet}
 
 
 def flatten(values: Mapping[str, Any]) -> dict[str, Any]:

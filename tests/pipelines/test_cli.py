@@ -59,6 +59,7 @@ def test_surface_is_frozen() -> None:
     }
     assert surface == {
         "sweep": ["preset", "--set", "--local", "--address", "--resume"],
+        "train": ["target", "--set", "--local", "--address", "--storage", "--uri"],
         "ui": ["--storage", "--uri", "--port"],
         "explain": ["trial", "--storage", "--uri"],
         "config": ["preset", "--set"],

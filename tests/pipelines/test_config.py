@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.config import PRESETS, SweepConfig, find_preset, preset_names
+from pipelines.config import PRESETS, SweepConfig, find_preset
 from trainables.errors import ConfigError
 
 SWEEP = """\
