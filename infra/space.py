@@ -15,8 +15,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel
-
 from trainables.config import TrialConfig
 from trainables.errors import ConfigError, complaint
 
@@ -129,23 +127,12 @@ def point_label(point: Point) -> str:
 
 def check_axis_name(name: str, prefix: str = "space.") -> None:
     """Raise ConfigError unless `name` is a TrialConfig key or section; `prefix` is put before it in the message."""
-    known = sorted(trial_keys())
+    known = sorted(TrialConfig.dotted_keys())
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1) or [key for key in known if key.split(".")[-1] == name][:1]
         remedy = f"write {prefix}{near[0]}" if near else f"remove {prefix}{name}"
         sections = [key for key in known if "." not in key]
         raise ConfigError(complaint(f"{prefix}{name}", name, f"a TrialConfig key below {', '.join(sections)}", remedy))
-
-
-def trial_keys() -> dict[str, bool]:
-    """Every dotted key of TrialConfig -> whether it is a section."""
-    keys: dict[str, bool] = {}
-    for name, field in TrialConfig.model_fields.items():
-        section = field.annotation
-        keys[name] = isinstance(section, type) and issubclass(section, BaseModel)
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            keys.update({f"{name}.{inner}": False for inner in section.model_fields})
-    return keys
 
 
 def _parse_axis(name: str, value: Any) -> Axis:
@@ -170,7 +157,7 @@ def _parse_choices(parts: list[str], key: str, values: list[Any] | tuple[Any, ..
         if len(parts) > 1 and (not isinstance(value, Mapping) or sorted(value) != sorted(parts)):
             raise ConfigError(complaint(key, value, f"mappings with the keys {' and '.join(parts)}", f"correct {key}"))
         for part, change in [(parts[0], value)] if len(parts) == 1 else value.items():
-            if trial_keys()[part] and not isinstance(change, Mapping):
+            if TrialConfig.dotted_keys()[part] and not isinstance(change, Mapping):
                 allowed = f"mappings merged into trial.{part}"
                 raise ConfigError(complaint(key, change, allowed, "write {key: value, ...}"))
         if any(value == other and type(value) is type(other) for other in values[:i]):

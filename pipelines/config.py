@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from infra.space import Axis, Range, grid_size, merge_point, parse_space, probe_points, trial_config
 from infra.tracking import default_tracking_uri
@@ -104,19 +104,12 @@ class SweepConfig(Section):
     def load(cls, preset_or_path: str, overrides: Sequence[str] = ()) -> Self:
         """Read a preset or a YAML file and apply `--set` overrides; raises ConfigError."""
         raw = read_mapping(find_preset(preset_or_path))
-        return cls.parse(apply_overrides(raw, overrides, cls.keys()))
+        return cls.parse(apply_overrides(raw, overrides, cls.dotted_keys()))
 
     @classmethod
-    def keys(cls) -> dict[str, bool]:
-        """Every dotted key -> whether it is a section."""
-        keys: dict[str, bool] = {}
-        for name, field in cls.model_fields.items():
-            section = field.annotation
-            keys[name] = isinstance(section, type) and issubclass(section, BaseModel)
-            if isinstance(section, type) and issubclass(section, BaseModel):
-                keys.update({f"{name}.{inner}": False for inner in section.model_fields})
-        keys.update({f"search.asha.{inner}": False for inner in AshaConfig.model_fields})
-        return keys
+    def dotted_keys(cls) -> dict[str, bool]:
+        """Every dotted key -> whether it is a section itself."""
+        return super().dotted_keys() | {f"search.asha.{key}": False for key in AshaConfig.model_fields}
 
     @property
     def axes(self) -> dict[str, Axis]:

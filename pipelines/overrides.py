@@ -12,8 +12,9 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from infra.space import JOIN, trial_keys
+from infra.space import JOIN
 from pipelines.yaml_text import parse_yaml
+from trainables.config import TrialConfig
 from trainables.errors import ConfigError, complaint
 
 
@@ -29,8 +30,8 @@ def apply_overrides(raw: Mapping[str, Any], overrides: Sequence[str], sweep_keys
         if head == "space" and rest:
             _section(changed, "space")[rest] = value
         elif head == "trial" and rest:
-            _set_trial(changed, _known(rest, list(trial_keys()), "trial."), value)
-        elif key in trial_keys():
+            _set_trial(changed, _known(rest, list(TrialConfig.dotted_keys()), "trial."), value)
+        elif key in TrialConfig.dotted_keys():
             _set_trial(changed, key, value)
         else:
             _set_sweep(changed, key, value, sweep_keys)
@@ -76,7 +77,7 @@ def _fixed(name: str, axis: Any, key: str, value: Any) -> Iterator[tuple[str, An
 
 
 def _set_sweep(raw: dict[str, Any], key: str, value: Any, sweep_keys: Mapping[str, bool]) -> None:
-    known = _known(key, [*sweep_keys, *trial_keys()], "")
+    known = _known(key, [*sweep_keys, *TrialConfig.dotted_keys()], "")
     *path, last = known.split(".")
     section = raw
     for i, part in enumerate(path):

@@ -77,7 +77,7 @@ def find_training(target: str, overrides: Sequence[str], uri: str) -> Training:
         "tracking": {**(sweep.get("tracking") or {}), "uri": uri},
         "storage": sweep.get("storage") or "outputs",
     }
-    config = SweepConfig.parse(apply_overrides(values, overrides, SweepConfig.keys()))
+    config = SweepConfig.parse(apply_overrides(values, overrides, SweepConfig.dotted_keys()))
     return _checked(config, f"trial {record.trial_id} ({record.name})")
 
 

@@ -89,7 +89,7 @@ def open_files(uri: str) -> Files:
         if isinstance(filesystem, fs.S3FileSystem):
             filesystem = _with_few_attempts(filesystem)
         return ObjectFiles(filesystem, path)
-    except FAILURES as error:
+    except (*FAILURES, RuntimeError) as error:  # RuntimeError: the home of a user that doesn't exist
         reason, remedy = explain(error)
         allowed = f"a folder or s3://bucket/prefix that can be written ({reason})"
         raise CheckpointError(complaint(_KEY, uri, allowed, remedy)) from None

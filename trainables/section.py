@@ -37,6 +37,17 @@ class Section(BaseModel):
         except ValidationError as error:
             raise ConfigError(explain_first(error, cls)) from None
 
+    @classmethod
+    def dotted_keys(cls) -> dict[str, bool]:
+        """Every dotted key -> whether it is a section itself."""
+        keys: dict[str, bool] = {}
+        for name, field in cls.model_fields.items():
+            section = field.annotation
+            keys[name] = _is_section(section)
+            if _is_section(section):
+                keys |= {f"{name}.{key}": False for key in section.model_fields}
+        return keys
+
 
 def explain_first(error: ValidationError, root: type[BaseModel]) -> str:
     """Turn the first of pydantic's findings into one line of our own form."""

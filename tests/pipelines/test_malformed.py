@@ -97,7 +97,7 @@ MISTAKES = {
     "no trials": Mistake(("search.num_trials", "0"), with_line("search: {kind: random, num_trials: 0}")),
     "no workers": Mistake(("resources.workers", "0"), with_line("resources: {workers: 0}")),
     "batch that workers can't share": Mistake(
-        ("global_batch_size", "8", "workers"), with_line("resources: {workers: 3, cpus_per_worker: 1}")
+        ("global_batch_size", "8", "workers"), with_line("resources: {workers: 9, cpus_per_worker: 1}")
     ),
     "fault without a module": Mistake(
         ("faults", "'spike'"), trial("faults", "[{use: spike}]"), options=("--set", "max_steps=4")

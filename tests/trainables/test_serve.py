@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,11 +40,8 @@ def test_it_answers_as_the_evaluation_did(build: Build, tiny: Tiny, tmp_path: Pa
     split = bench.recipe.val
     scores = evaluate(bench.state, split, bench.recipe.declared_normalization, "fp32")
     ids = np.arange(len(split.split))
-    logits = network.predict(split.fetch(ids, None).numpy()) if network.crop_ratio == 1.0 else None
-    if logits is None:
-        # The squares are cut already: what is left is to resize them to themselves.
-        network = Network(network.model, network.classes, network.side, 1.0, network.normalize)
-        logits = network.predict(split.fetch(ids, None).numpy())
+    # The split's own squares are cut already, so all of each is used.
+    logits = replace(network, crop_ratio=1.0).predict(split.fetch(ids, None).numpy())
     assert float((logits.argmax(axis=1) == split.split.labels).mean()) == pytest.approx(scores.top1, abs=1e-9)
     assert network.classes == bench.recipe.index.classes
 
