@@ -217,7 +217,8 @@ class CheckpointConfig(Section):
     every: Step = 500
     """Steps between checkpoints; 0: none. A run of fewer steps keeps none, unless it is told to stop (SIGTERM)."""
     keep: Annotated[int, Field(ge=2)] = 2
-    """Latest checkpoints kept; the one with the best val_top1 is kept besides."""
+    """Latest checkpoints kept; of those that were evaluated at their step, the one with the best val_top1 is kept
+    besides."""
 
 
 class DetectorConfig(Section):

@@ -163,7 +163,8 @@ class Trial:
         config = self.config
         if config.diagnosis.enabled:
             self.snapshots.offer(self.state)
-        if done % config.eval_every == 0 or done == config.max_steps:
+        evaluated = done % config.eval_every == 0 or done == config.max_steps
+        if evaluated:
             self.reporter.add_evaluation(
                 evaluate(self.state, self.recipe.val, self.recipe.declared_normalization, config.precision.amp)
             )
@@ -172,7 +173,8 @@ class Trial:
             # Before the checkpoint: what it holds is never sent again.
             self.reporter.send("training")
         if keep:
-            self._save()
+            # A state that was not evaluated is nobody's best.
+            self._save(self.reporter.top1 if evaluated else math.nan)
 
     def _is_kept(self, done: int) -> bool:
         """Whether a checkpoint is due: each `every` steps, at a long run's end, and before an interruption."""
@@ -181,12 +183,12 @@ class Trial:
             return True
         return bool(every) and (done % every == 0 or (done == self.stop and done > every))
 
-    def _save(self) -> None:
+    def _save(self, score: float) -> None:
         if self.store is None:
             return
         meta = run_meta(self.config, self.detector, self.reporter, self.losses)
         snapshot = self.state.snapshot()
-        self.store.save(snapshot.step, snapshot.tensors, meta, score=self.reporter.top1)
+        self.store.save(snapshot.step, snapshot.tensors, meta, score=score)
 
     def _resume(self) -> None:
         """Go on from the latest checkpoint, if there is one; rank 0 reads it and tells the others."""

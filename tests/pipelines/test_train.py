@@ -147,8 +147,9 @@ def kill_tree(process: psutil.Process) -> None:
 
 
 def terminate_actor(process: psutil.Process) -> None:
-    """SIGTERM for the Tune actor, as a spot instance's end brings it."""
-    (actor,) = (child for child in process.children(recursive=True) if "Listening" in " ".join(child.cmdline()))
+    """SIGTERM for the Tune actor, as a spot instance's end brings it; Ray puts the running method into its title."""
+    titles = {child: " ".join(child.cmdline()) for child in process.children(recursive=True)}
+    (actor,) = (child for child, title in titles.items() if title.startswith("ray::") and ".train" in title)
     actor.send_signal(signal.SIGTERM)
 
 

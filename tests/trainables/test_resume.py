@@ -34,20 +34,28 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "optim": {"ema_decay": 0.9, "nesterov": True},
         "schedule": {"kind": "cosine_warmup", "warmup_steps": 3},
     },
-    "adamw, bf16": {"optim": {"kind": "adamw", "lr": 0.001}, "precision": {"amp": "bf16"}},
+    "adamw, bf16": {
+        "data": {"image_size": 8},
+        "optim": {"kind": "adamw", "lr": 0.001},
+        "precision": {"amp": "bf16"},
+    },
     "lars, batch renorm, growing images": {
         "data": {"image_size": 16, "start_size": 8, "grow_steps": [2, 5], "size_multiple": 4},
         "model": {"norm": "batch_renorm"},
         "optim": {"kind": "lars", "lr": 1.0},
     },
-    "lamb, fp16": {"optim": {"kind": "lamb", "lr": 0.01}, "precision": {"amp": "fp16"}},
+    "lamb, fp16": {
+        "data": {"image_size": 8},
+        "optim": {"kind": "lamb", "lr": 0.01},
+        "precision": {"amp": "fp16"},
+    },
 }
 PLAIN: dict[str, Any] = {"schedule": {"kind": "cosine"}, "data": {"augment": "crop_flip"}}
 
 
-def config_of(tiny: Tiny, changes: dict[str, Any], every: int = STEPS) -> TrialConfig:
-    """STEPS steps with reports and evaluations amid them."""
-    return tiny(max_steps=STEPS, report_every=3, eval_every=4, checkpoint={"every": every}, **changes)
+def config_of(tiny: Tiny, changes: dict[str, Any], every: int = STEPS, steps: int = STEPS) -> TrialConfig:
+    """A few steps with reports and evaluations amid them."""
+    return tiny(max_steps=steps, report_every=3, eval_every=4, checkpoint={"every": every}, **changes)
 
 
 def go(config: TrialConfig, folder: Path, **options: Any) -> tuple[Any, list[dict[str, Any]]]:
@@ -117,9 +125,9 @@ def interrupted(whole: Whole, tmp_path: Path) -> Path:
     return tmp_path / "interrupted"
 
 
-@pytest.mark.parametrize(("name", "stops"), zip(CONFIGS, [(1, 3, 4), (5,), (4,), (3,)], strict=True))
+@pytest.mark.parametrize(("name", "stops"), list(zip(CONFIGS, [(1, 3, 4), (5,), (4,), (3,)], strict=True)))
 def test_a_run_in_parts_is_the_whole_run(tiny: Tiny, tmp_path: Path, name: str, stops: tuple[int, ...]) -> None:
-    """Interrupted before, at and after its own reports and evaluations: same weights, state, detector and evaluations, to the bit.
+    """Interrupted before, at and after its reports and evaluations: same weights, state, detector, scores, to the bit.
 
     The reports of all parts together hold each step once, with the same signals.
     """
@@ -216,19 +224,21 @@ def test_the_keys_that_may_change_exist(tiny: Tiny) -> None:
 
 def test_a_symptom_after_a_resume_is_diagnosed_alike(tiny: Tiny, tmp_path: Path) -> None:
     """Replays from the checkpoint's state: the same event, the same cause, and an exact replay with the run's bits."""
-    ill = {
+    ill: dict[str, Any] = {
         "faults": [{"use": "trainables.faults:non_finite_input", "start_step": 5, "stop_step": 6}],
-        "diagnosis": {"replicates": 1, "horizon": 2},
+        "diagnosis": {"replicates": 1, "horizon": 1},
+        "data": {"image_size": 8},
+        "optim": {"lr": 0.002},
     }
+    expected, _ = go(config_of(tiny, {**ill, "diagnosis": {"enabled": False}}), tmp_path / "whole")
     config = config_of(tiny, ill)
-    expected, _ = go(config, tmp_path / "whole")
     go(config, tmp_path / "parts", stop_after=2)
     result, rows = go(config, tmp_path / "parts")
     assert (result.phase, rows[-1]["phase"], result.steps) == ("stopped", "stopped", expected.steps)
     assert str(asdict(result.symptom)) == str(asdict(expected.symptom))
-    assert result.diagnosis.cause == expected.diagnosis.cause
+    assert (result.diagnosis.cause, result.diagnosis.confidence) == ("non_finite_input", 1.0)
     assert result.diagnosis.controls.exact_bits_equal
-    assert (result.diagnosis.controls.snapshot_step, expected.diagnosis.controls.snapshot_step) == (2, 0)
+    assert result.diagnosis.controls.snapshot_step == 2
 
 
 # Imports are paid once; each part of a run is a fork, which may be killed.
@@ -279,7 +289,7 @@ NEVER = 10**6
 
 
 def test_signals_change_no_bit(whole: Whole, tmp_path: Path) -> None:
-    """SIGKILL before the first checkpoint, after one, twice in one run; SIGTERM, which leaves a checkpoint just there.
+    """SIGKILL before the first checkpoint, and after one; SIGTERM, which leaves a checkpoint just there.
 
     Each run is then gone on with by another process, and ends with the bits of the whole one.
     """
@@ -288,7 +298,6 @@ def test_signals_change_no_bit(whole: Whole, tmp_path: Path) -> None:
         (early, 1, "SIGKILL"),
         (early, NEVER, "SIGKILL"),
         (late, 5, "SIGKILL"),
-        (late, 2, "SIGKILL"),
         (late, NEVER, "SIGKILL"),
         (told, 2, "SIGTERM"),
         (told, NEVER, "SIGTERM"),
@@ -296,34 +305,33 @@ def test_signals_change_no_bit(whole: Whole, tmp_path: Path) -> None:
     found = in_parts(whole.config, parts)
     assert [phase for phase, *_ in found] == [
         *("killed", "finished"),
-        *("killed", "killed", "finished"),
+        *("killed", "finished"),
         *("interrupted", "finished"),
     ]
     for folder in (early, late, told):
         assert differing(last(folder), whole.last) == []
     expected = json.loads(json.dumps(history(whole.rows)))
     assert found[1][2] == expected
-    assert found[5][1] == 3
-    assert found[5][2] + found[6][2] == expected
+    assert found[4][1] == 3
+    assert found[4][2] + found[5][2] == expected
 
 
 def worker(rank: int, folder: str, config: TrialConfig) -> None:
     """One of two ranks: the whole run, and the run in two parts, between which its checkpoints are copied."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2)
     _, rows = go(config, Path(folder) / "whole")
-    _, first = go(config, Path(folder) / "two", stop_after=3)
+    _, first = go(config, Path(folder) / "two", stop_after=2)
     if rank == 0:
         shutil.copytree(f"{folder}/two", f"{folder}/one")
-    dist.barrier()
     result, more = go(config, Path(folder) / "two")
-    found = {"whole": history(rows), "first": history(first), "parts": history(first + more), "phase": result.phase}
+    found = {"phase": result.phase, "whole": history(rows), "parts": history(first + more)}
     Path(folder, f"rank{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 
 
 def test_ranks_may_change(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two ranks resumed by two have the bits of two that never stopped; resumed by one it sees the same samples."""
-    config = config_of(tiny, {"model": {"norm": "gn"}, "optim": {"ema_decay": 0.9}, "data": {"augment": "crop_flip"}})
+    """Two ranks resumed by two have the bits of two that never stopped; resumed by one it sees the same images."""
+    config = config_of(tiny, {"data": {"augment": "crop_flip"}}, every=4, steps=4)
     root = str(Path(__file__).resolve().parents[2])
     monkeypatch.setenv("PYTHONPATH", root + os.pathsep + os.environ.get("PYTHONPATH", ""))
     mp.spawn(worker, args=(str(tmp_path), config), nprocs=2)  # type: ignore[attr-defined, no-untyped-call] # torch
@@ -333,9 +341,9 @@ def test_ranks_may_change(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.Monkey
     assert both[0]["parts"] == both[0]["whole"]
     assert differing(last(tmp_path / "two"), last(tmp_path / "whole")) == []
     result, rows = go(config, tmp_path / "one")
-    assert (result.phase, result.steps) == ("finished", STEPS)
-    alone = history(rows)
-    assert [step["step"] for step in alone] == list(range(3, STEPS))
-    for mine, theirs in zip(alone, both[0]["whole"][3:], strict=True):
-        # The moments are those of the very images, which no other sample or augmentation would have.
-        assert mine == pytest.approx(theirs, rel=1e-3)
+    assert (result.phase, result.steps) == ("finished", 4)
+    assert [step["step"] for step in history(rows)] == [2, 3]
+    for mine, theirs in zip(history(rows), both[0]["whole"][2:], strict=True):
+        # Channel moments are those of the very images: other samples, or another augmentation, have others.
+        moments = [key for key in mine if key.startswith("input_")]
+        assert [mine[key] for key in moments] == pytest.approx([theirs[key] for key in moments], rel=1e-12)
