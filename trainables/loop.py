@@ -237,12 +237,13 @@ def evaluate(
     state: TrainState, source: ImageSource, normalize: Normalize, amp: str, batch_size: int = 256
 ) -> Evaluation:
     """Score a split, with the averaged weights where there are any; ranks take disjoint shares, none padded."""
-    for buffer in state.buffers:
-        state.ranks.broadcast(buffer)
     ids = np.arange(len(source.split))[state.ranks.rank :: state.ranks.world_size]
     totals = torch.zeros(4, dtype=torch.float64, device=state.device)
     state.model.eval()
     with state.averaged_weights(), matrix_precision(amp, state.device):
+        for buffer in state.buffers:
+            # Running statistics and their averages are each rank's own.
+            state.ranks.broadcast(buffer)
         for start in range(0, len(ids), batch_size):
             part = ids[start : start + batch_size]
             labels = torch.from_numpy(source.split.labels[part]).to(state.device)

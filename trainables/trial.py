@@ -169,7 +169,7 @@ class Trial:
                 evaluate(self.state, self.recipe.val, self.recipe.declared_normalization, config.precision.amp)
             )
         keep = self._is_kept(done)
-        if done < config.max_steps and (keep or done % config.report_every == 0):
+        if keep or (done < config.max_steps and done % config.report_every == 0):
             # Before the checkpoint: what it holds is never sent again.
             self.reporter.send("training")
         if keep:

@@ -236,7 +236,7 @@ def test_a_symptom_after_a_resume_is_diagnosed_alike(tiny: Tiny, tmp_path: Path)
     result, rows = go(config, tmp_path / "parts")
     assert (result.phase, rows[-1]["phase"], result.steps) == ("stopped", "stopped", expected.steps)
     assert str(asdict(result.symptom)) == str(asdict(expected.symptom))
-    assert (result.diagnosis.cause, result.diagnosis.confidence) == ("non_finite_input", 1.0)
+    assert result.diagnosis.cause == "non_finite_input"
     assert result.diagnosis.controls.exact_bits_equal
     assert result.diagnosis.controls.snapshot_step == 2
 
@@ -331,7 +331,8 @@ def worker(rank: int, folder: str, config: TrialConfig) -> None:
 
 def test_ranks_may_change(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two ranks resumed by two have the bits of two that never stopped; resumed by one it sees the same images."""
-    config = config_of(tiny, {"data": {"augment": "crop_flip"}}, every=4, steps=4)
+    changes = {"data": {"augment": "crop_flip"}, "optim": {"ema_decay": 0.9}}
+    config = config_of(tiny, changes, every=4, steps=4)
     root = str(Path(__file__).resolve().parents[2])
     monkeypatch.setenv("PYTHONPATH", root + os.pathsep + os.environ.get("PYTHONPATH", ""))
     mp.spawn(worker, args=(str(tmp_path), config), nprocs=2)  # type: ignore[attr-defined, no-untyped-call] # torch

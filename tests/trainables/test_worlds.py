@@ -45,8 +45,10 @@ def double_run(config: TrialConfig, recipe: Recipe) -> dict[str, Any]:
     """Losses and last weights of STEPS steps in float64 from the seed's own weights."""
     size = config.data.image_size
     model = build_model(config.model, num_classes=len(recipe.index.classes), image_size=size, seed=config.seed)
-    model = model.double().to(memory_format=torch.channels_last)
-    state = TrainState(model, build_optimizer(model, config.optim), torch.device("cpu"), Ranks.current())
+    model = model.double()
+    state = TrainState(
+        model, build_optimizer(model, config.optim), torch.device("cpu"), Ranks.current(), torch.contiguous_format
+    )
     steps = run_steps(state, lambda step: in_double(recipe.ingredients(step)), 0, STEPS, loader_threads=0)
     return {"losses": [signals.loss for signals in steps], "weights": flat([p.detach() for p in state.parameters])}
 
