@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let `pytest -n 2 --dist loadgroup` keep each file's fixtures in one process, and one Ray at a time."""
     for item in items:
         folders = item.path.relative_to(Path(__file__).parent).parts
-        item.add_marker(pytest.mark.xdist_group(folders[0] if folders[0] in APART else item.path.name))
+        item.add_marker(pytest.mark.xdist_group("ray" if folders[0] in APART else item.path.name))
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -59,12 +60,17 @@ class RunningCluster:
 
 
 def free_ports(count: int) -> list[str]:
-    """Ports that nothing listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [str(listener.getsockname()[1]) for listener in sockets]
-    for listener in sockets:
-        listener.close()
-    return ports
+    """Ports that nothing listens on now.
+
+    They lie below those that the kernel hands out: Ray takes half a minute to bind them, and one that is gone by then
+    ends the whole cluster.
+    """
+    found: list[str] = []
+    for port in secrets.SystemRandom().sample(range(20_000, 32_000), 100):
+        with contextlib.suppress(OSError):
+            socket.create_server(("127.0.0.1", port)).close()
+            found.append(str(port))
+    return found[:count]
 
 
 def wait_for_dashboard(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
