@@ -27,7 +27,7 @@ ui: setup ## open the MLflow UI on what was recorded
 	$(EPOCH14) ui $(ARGS)
 
 test: setup ## the test suite, with coverage (ARGS="-k word")
-	$(PYTHON) -m pytest -n 2 --dist loadgroup --cov --cov-report=term $(ARGS)
+	$(PYTHON) -m pytest --cov --cov-report=term $(ARGS)
 
 check: setup ## lint, format, types, import contracts
 	$(VENV)/bin/ruff check

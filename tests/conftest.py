@@ -13,16 +13,6 @@ from trainables.data.index import ImageIndex, open_index
 from trainables.rng import generator
 
 TinyImages = Callable[..., Path]
-APART = ("infra", "pipelines")
-"""Folders whose tests start Ray, servers and commands: all in one process, beside the others."""
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let `pytest -n 2 --dist loadgroup` keep each file's fixtures in one process, and one Ray at a time."""
-    for item in items:
-        folders = item.path.relative_to(Path(__file__).parent).parts
-        item.add_marker(pytest.mark.xdist_group("ray" if folders[0] in APART else item.path.name))
 
 
 @pytest.fixture(scope="session")
