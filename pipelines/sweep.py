@@ -85,9 +85,9 @@ def run_sweep(
     trial starts, SweepError if the search itself fails.
     """
     config = resolve_paths(config)
-    if folder is not None and (folder / SWEEP_FILE).is_file() and _left_by_tune(folder):
+    if folder is not None and _holds_sweep(folder):
         resume = folder
-    _check_storage(config)
+    _make_storage(config)
     folder = _old_folder(config, Path(resume).expanduser().resolve()) if resume else folder or _new_folder(config)
     check_faults(config)
     if address is None:
@@ -200,7 +200,7 @@ def checkpoints_of(config: SweepConfig, folder: Path, trial_id: str) -> str:
     return trial_checkpoints(checkpoint_root(config, folder), trial_id)
 
 
-def _check_storage(config: SweepConfig) -> None:
+def _make_storage(config: SweepConfig) -> None:
     try:
         Path(config.storage).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -213,14 +213,15 @@ def _new_folder(config: SweepConfig) -> Path:
     return stem if not stem.exists() else stem.with_name(f"{stem.name}-{time.time_ns() % 10**6:06d}")
 
 
-def _left_by_tune(folder: Path) -> bool:
+def _holds_sweep(folder: Path) -> bool:
+    """Whether there is a sweep in `folder` to go on with: its config, and Tune's state."""
     from infra.ray_tune import can_resume
 
-    return can_resume(folder)
+    return (folder / SWEEP_FILE).is_file() and can_resume(folder)
 
 
 def _old_folder(config: SweepConfig, folder: Path) -> Path:
-    if not (folder / SWEEP_FILE).is_file() or not _left_by_tune(folder):
+    if not _holds_sweep(folder):
         allowed = "the folder of an interrupted sweep, as it was printed"
         raise ConfigError(complaint("--resume", str(folder), allowed, "correct it or start a new sweep"))
     if (folder / SWEEP_FILE).read_text(encoding="utf-8") != config.to_yaml():
