@@ -13,6 +13,9 @@ EPOCH14 := $(PYTHON) -m pipelines
 PRESET ?= first_light
 ARGS ?=
 
+# Without bytecode on disk each process compiles torch, ray and mlflow anew: 10 s of the 17 s that their import takes.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup sweep ui test check format lock bench-healthy bench-stories bench-train bench-gpu bench-norms bench-resume
 
 help: ## list the targets

@@ -82,7 +82,8 @@ def _restored(job: TuneJob, trainable: Any) -> tune.Tuner:
         trainable=trainable,
         param_space=job.param_space,
         resume_unfinished=True,
-        restart_errored=True,
+        # Not restart_errored: that gives the trial a new id, and with it other checkpoints and another MLflow run.
+        resume_errored=True,
     )
     # Tune brings back copies of the callbacks; the ones that this process listens to must take their place.
     internal: Any = tuner._local_tuner  # noqa: SLF001 - Ray has no public way
