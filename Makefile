@@ -16,6 +16,9 @@ ARGS ?=
 # Without bytecode on disk each process compiles torch, ray and mlflow anew: 10 s of the 17 s that their import takes.
 unexport PYTHONDONTWRITEBYTECODE
 
+# Its functions go to Ray by value, and SlipCover's probes can't be pickled.
+BY_VALUE := infra/ray_trial.py
+
 .PHONY: help setup sweep ui test check format lock bench-healthy bench-stories bench-train bench-gpu bench-norms bench-resume
 
 help: ## list the targets
@@ -30,7 +33,8 @@ ui: setup ## open the MLflow UI on what was recorded
 	$(EPOCH14) ui $(ARGS)
 
 test: setup ## the test suite, with coverage (ARGS="-k word")
-	$(PYTHON) -m pytest --cov --cov-report=term $(ARGS)
+	$(PYTHON) -m slipcover --branch --skip-covered --source trainables,infra,pipelines --omit $(BY_VALUE) \
+		-m pytest -n 2 --dist loadgroup $(ARGS)
 
 check: setup ## lint, format, types, import contracts
 	$(VENV)/bin/ruff check

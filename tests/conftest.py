@@ -13,6 +13,23 @@ from trainables.data.index import ImageIndex, open_index
 from trainables.rng import generator
 
 TinyImages = Callable[..., Path]
+STARTS_RAY = (
+    "test_ray_trial.py",
+    "test_cli.py",
+    "test_malformed.py",
+    "test_submit.py",
+    "test_sweep.py",
+    "test_train.py",
+)
+"""Files whose tests start Ray."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let `pytest -n 2 --dist loadgroup` keep each file's fixtures in one process, and one Ray at a time."""
+    for item in items:
+        file = str(item.path.relative_to(Path(__file__).parent))
+        item.add_marker(pytest.mark.xdist_group("ray" if item.path.name in STARTS_RAY else file))
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,9 @@ Each message is one line: the key, the value, what is allowed, the remedy.
 
 from __future__ import annotations
 
+MAX_SHOWN = 200
+"""Characters of a value that a message shows; paths have room."""
+
 
 class Epoch14Error(ValueError):
     """Base of everything that a user can cause; its message is one line."""
@@ -49,6 +52,6 @@ class SweepError(Epoch14Error):
 def complaint(key: str, value: object, allowed: str, remedy: str) -> str:
     """One line that names the key, the value, what is allowed and the remedy."""
     shown = repr(value)
-    if len(shown) > 80:
-        shown = shown[:77] + "..."
+    if len(shown) > MAX_SHOWN:
+        shown = shown[: MAX_SHOWN - 3] + "..."
     return " ".join(f"{key}: {shown} is not allowed; allowed: {allowed}; remedy: {remedy}".split())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor
 
 from infra.tracking import default_tracking_uri, open_client
+from pipelines.cli import main
 from trainables.checkpoint import CheckpointStore
 from trainables.data.images import ImageSource
 from trainables.data.index import ImageIndex
@@ -30,16 +33,17 @@ START_LIMIT_S = 240.0
 RUN = """\
 name: tiny
 trial:
-  max_steps: 24
+  max_steps: 16
   global_batch_size: 16
   threads: 1
   eval_every: 8
   report_every: 2
   model: {name: resnet18}
-  data: {image_size: 16, augment: crop_flip}
+  data: {image_size: 8, augment: crop_flip}
   schedule: {kind: cosine_warmup, warmup_steps: 4}
   optim: {lr: 0.02, ema_decay: 0.8}
-  checkpoint: {every: 6}
+  precision: {channels_last: false}
+  checkpoint: {every: 4}
 resources: {cpus_per_worker: 1}
 """
 
@@ -54,30 +58,35 @@ class Trainer:
     target: str = "run.yaml"
     ended: list[subprocess.CompletedProcess[str]] = field(default_factory=list)
 
-    def command(self) -> list[str]:
+    def arguments(self) -> list[str]:
         """The same each time."""
-        return [sys.executable, "-m", "pipelines", "train", self.target, *self.options]
+        return ["train", self.target, *self.options]
 
     def run(self) -> subprocess.CompletedProcess[str]:
-        """Train to the end, or as far as it goes."""
-        done = subprocess.run(
-            self.command(), cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
-        )
+        """Train to the end, or as far as it goes, in this process, which has imported what it takes."""
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            patch.chdir(self.folder)
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            code = main(self.arguments())
+        done = subprocess.CompletedProcess(self.arguments(), code, out.getvalue(), err.getvalue())
         self.ended.append(done)
         return done
 
     def run_until_checkpoint(self, interrupt: Callable[[psutil.Process], None]) -> subprocess.CompletedProcess[str]:
-        """Start it, do `interrupt` once a checkpoint is there, and wait for its end."""
+        """Start it, do `interrupt` once a checkpoint more is there, and wait for its end."""
+        before = self.checkpoints()[-1:]
         with subprocess.Popen(
-            self.command(),
+            [sys.executable, "-m", "pipelines", *self.arguments()],
             cwd=self.folder,
-            env=self.environment,
+            env={**os.environ, **self.environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         ) as process:
             deadline = time.monotonic() + START_LIMIT_S
-            while not self.checkpoints():
+            while self.checkpoints()[-1:] == before:
                 assert process.poll() is None, process.communicate()
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
@@ -94,7 +103,7 @@ class Trainer:
         with CheckpointStore(str(self.checkpoints()[-1].parent), keep=2) as store:
             last = store.latest()
         assert last is not None
-        assert last.step == 24
+        assert last.step == 16
         return last.tensors
 
     @property
@@ -114,7 +123,7 @@ def trainer(digits_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> New
         folder = tmp_path_factory.mktemp("train")
         (folder / "run.yaml").write_text(RUN, encoding="utf-8")
         path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-        return Trainer(folder, {**os.environ, "PYTHONPATH": path, "EPOCH14_CACHE": str(digits_cache)}, options)
+        return Trainer(folder, {"PYTHONPATH": path, "EPOCH14_CACHE": str(digits_cache)}, options)
 
     return make
 
@@ -189,7 +198,7 @@ def test_a_registered_model_answers_as_the_run_evaluated(trained: Trainer, digit
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", trained.uri)
         model = mlflow.pyfunc.load_model("models:/tiny/1")
-    images = ImageSource(digits_index.val, 16, "none", 0).fetch(np.arange(len(digits_index.val)), None).numpy()
+    images = ImageSource(digits_index.val, 8, "none", 0).fetch(np.arange(len(digits_index.val)), None).numpy()
     logits = model.predict(images)
     assert logits.shape == (297, 10)
     (version,) = open_client(trained.uri).search_model_versions("name = 'tiny'")
@@ -205,33 +214,34 @@ def test_no_pickle_in_a_registered_model(trained: Trainer, tmp_path: Path) -> No
     suffixes = {path.suffix for path in folder.rglob("*") if path.is_file() and "code" not in path.parts}
     assert suffixes <= {".safetensors", ".json", ".yaml", ".txt", ".yml", ""}
     (card,) = folder.rglob("model.json")
-    assert load_network(card.parent).side == 16
+    assert load_network(card.parent).side == 8
 
 
-@pytest.mark.parametrize(
-    ("options", "interrupt", "code"),
-    [
-        (("--local",), kill_tree, -signal.SIGKILL),
-        (("--local",), lambda process: process.send_signal(signal.SIGTERM), 130),
-        ((), terminate_actor, 130),
-    ],
-    ids=["kill, local mode", "SIGTERM, local mode", "SIGTERM, Tune actor"],
-)
-def test_an_interrupted_run_goes_on_to_the_same_weights(
-    trainer: NewTrainer,
-    end: dict[str, Tensor],
-    options: Sequence[str],
-    interrupt: Callable[[psutil.Process], None],
-    code: int,
-) -> None:
-    """Killed, or told to stop, after its first checkpoint: the same command ends with the same bits, all told."""
-    run = trainer(*options)
-    broken = run.run_until_checkpoint(interrupt)
-    assert broken.returncode == code, broken.stderr
-    if code == 130:
-        assert "interrupted: the same command goes on" in broken.stderr
-    before = run.checkpoints()[-1].name
-    assert before < "step-000000024"
+def test_an_interrupted_run_goes_on_in_local_mode(trainer: NewTrainer, end: dict[str, Tensor]) -> None:
+    """Killed after its first checkpoint, told to stop after another: the same command ends with the same bits."""
+    run = trainer("--local")
+    assert run.run_until_checkpoint(kill_tree).returncode == -signal.SIGKILL
+    told = run.run_until_checkpoint(lambda process: process.send_signal(signal.SIGTERM))
+    check_interrupted(run, told)
+    check_end(run, end)
+
+
+def test_an_interrupted_run_goes_on_in_an_actor(trainer: NewTrainer, end: dict[str, Tensor]) -> None:
+    """The same where the notice reaches the Tune actor alone."""
+    run = trainer()
+    check_interrupted(run, run.run_until_checkpoint(terminate_actor))
+    check_end(run, end)
+
+
+def check_interrupted(run: Trainer, told: subprocess.CompletedProcess[str]) -> None:
+    """It said how to go on, and isn't over."""
+    assert told.returncode == 130, told.stderr
+    assert "interrupted: the same command goes on" in told.stderr
+    assert run.checkpoints()[-1].name < "step-000000016"
+
+
+def check_end(run: Trainer, end: dict[str, Tensor]) -> None:
+    """The command once more: the last state is `end`, and its only trial has recorded each step once."""
     done = run.run()
     assert done.returncode == 0, done.stderr
     assert same(run.last_tensors(), end)
@@ -240,7 +250,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(
     assert experiment is not None
     (trial,) = client.search_runs([experiment.experiment_id], "tags.`epoch14.kind` = 'trial'")
     steps = [point.step for point in client.get_metric_history(trial.info.run_id, "loss")]
-    assert sorted(steps) == list(range(24))
+    assert sorted(steps) == list(range(16))
     assert trial.info.status == "FINISHED"
 
 

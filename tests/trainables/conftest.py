@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.multiprocessing as mp
 
 from trainables.config import TrialConfig
 from trainables.data.index import ImageIndex
@@ -67,6 +70,7 @@ class Run:
 Tiny = Callable[..., TrialConfig]
 Build = Callable[[TrialConfig], Bench]
 RunTrial = Callable[[TrialConfig], Run]
+RunRanks = Callable[..., None]
 
 
 def tiny_config(**changes: Any) -> TrialConfig:
@@ -75,6 +79,9 @@ def tiny_config(**changes: Any) -> TrialConfig:
     for key, value in changes.items():
         merge = isinstance(value, Mapping) and isinstance(values.get(key), Mapping)
         values[key] = {**values[key], **value} if merge else value
+    if values["precision"].get("amp") in ("bf16", "fp16"):
+        # Here the half formats have no fast kernel but in channels_last: a step would take 3 s.
+        values["precision"] = {"channels_last": True, **changes["precision"]}
     return TrialConfig.parse(values)
 
 
@@ -106,6 +113,24 @@ def run(digits_cache: Path) -> RunTrial:
             patch.setenv("EPOCH14_CACHE", str(digits_cache))
             result = run_trial(config, rows.append)
         return Run(config, rows, result)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def run_ranks(digits_cache: Path) -> RunRanks:
+    """Run `worker(rank, *args)` in `world` processes to their ends; an error in one is raised here.
+
+    They are forks of one process that has done the imports, which else are most of the time of a short worker.
+    """
+    multiprocessing.set_forkserver_preload(["trainables.trial", __name__])
+
+    def start(worker: Callable[..., None], world: int, *args: Any) -> None:
+        root = str(Path(__file__).resolve().parents[2])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("EPOCH14_CACHE", str(digits_cache))
+            patch.setenv("PYTHONPATH", root + os.pathsep + os.environ.get("PYTHONPATH", ""))
+            mp.start_processes(worker, args, nprocs=world, start_method="forkserver")  # type: ignore[attr-defined, no-untyped-call] # torch
 
     return start
 

@@ -35,10 +35,12 @@ def test_complaint_is_one_line_whatever_the_value(value: object) -> None:
 
 
 def test_long_values_are_cut() -> None:
-    """A whole section pasted into the wrong key shows its first 77 characters."""
+    """A whole section pasted into the wrong key shows its beginning; the path of a file is shown to its end."""
     message = complaint("key", "x" * 10_000, "less", "shorten it")
-    assert len(message) < 200
-    assert "'" + "x" * 76 + "..." in message
+    assert len(message) < 300
+    assert "'" + "x" * 196 + "..." in message
+    path = "/home/" + "folder/" * 20 + "end"
+    assert f"key: '{path}' is not" in complaint("key", path, "less", "shorten it")
 
 
 @pytest.mark.parametrize("error", LEAVES)

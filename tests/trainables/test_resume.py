@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from trainables.checkpoint import Checkpoint, CheckpointStore
 from trainables.config import TrialConfig
@@ -24,7 +22,7 @@ from trainables.resume import MAY_CHANGE, flatten
 from trainables.trial import run_trial
 
 if TYPE_CHECKING:
-    from tests.trainables.conftest import Tiny
+    from tests.trainables.conftest import RunRanks, Tiny
 
 STEPS = 7
 # Each kind of state that a step may have; between them every optimizer.
@@ -329,13 +327,11 @@ def worker(rank: int, folder: str, config: TrialConfig) -> None:
     dist.destroy_process_group()
 
 
-def test_ranks_may_change(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_may_change(tiny: Tiny, tmp_path: Path, run_ranks: RunRanks) -> None:
     """Two ranks resumed by two have the bits of two that never stopped; resumed by one it sees the same images."""
     changes = {"data": {"augment": "crop_flip"}, "optim": {"ema_decay": 0.9}}
     config = config_of(tiny, changes, every=4, steps=4)
-    root = str(Path(__file__).resolve().parents[2])
-    monkeypatch.setenv("PYTHONPATH", root + os.pathsep + os.environ.get("PYTHONPATH", ""))
-    mp.spawn(worker, args=(str(tmp_path), config), nprocs=2)  # type: ignore[attr-defined, no-untyped-call] # torch
+    run_ranks(worker, 2, str(tmp_path), config)
     both = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
     assert both[0] == both[1]
     assert both[0]["phase"] == "finished"

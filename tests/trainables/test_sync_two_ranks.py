@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trainables.norm_layers import SyncBatchNorm2d
 from trainables.ranks import Ranks
+
+if TYPE_CHECKING:
+    from tests.trainables.conftest import RunRanks
 
 CHANNELS = 6
 SAMPLES = 12
@@ -79,13 +80,10 @@ def worker(rank: int, folder: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def both(run_ranks: RunRanks, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two ranks finds."""
     folder = tmp_path_factory.mktemp("sync")
-    root = str(Path(__file__).resolve().parents[2])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", root + os.pathsep + os.environ.get("PYTHONPATH", ""))
-        mp.spawn(worker, args=(str(folder),), nprocs=2)  # type: ignore[attr-defined, no-untyped-call] # torch
+    run_ranks(worker, 2, str(folder))
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from trainables.config import TrialConfig
 from trainables.data.index import open_index
@@ -24,7 +22,7 @@ from trainables.state import Snapshot, TrainState
 from trainables.trial import Trial, build_state
 
 if TYPE_CHECKING:
-    from tests.trainables.conftest import Build, Tiny
+    from tests.trainables.conftest import Build, RunRanks, Tiny
 
 STEPS = 16
 """Steps before the snapshot that both start from; the step after them is one that measures the update ratio."""
@@ -113,17 +111,13 @@ def alone(build: Build, configs: tuple[TrialConfig, ...], digits_cache: Path) ->
 def both(
     alone: dict[str, Any],
     configs: tuple[TrialConfig, ...],
-    digits_cache: Path,
+    run_ranks: RunRanks,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> list[dict[str, Any]]:
     """What each of two ranks finds."""
     folder = tmp_path_factory.mktemp("two_ranks")
     torch.save(alone["snapshot"], folder / "snapshot.pt")
-    root = str(Path(__file__).resolve().parents[2])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EPOCH14_CACHE", str(digits_cache))
-        patch.setenv("PYTHONPATH", root + os.pathsep + os.environ.get("PYTHONPATH", ""))
-        mp.spawn(worker, args=(str(folder), *configs), nprocs=2)  # type: ignore[attr-defined, no-untyped-call] # torch
+    run_ranks(worker, 2, str(folder), *configs)
     return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from trainables.config import TrialConfig
@@ -26,7 +23,7 @@ from trainables.state import Snapshot, TrainState
 from trainables.trial import build_state
 
 if TYPE_CHECKING:
-    from tests.trainables.conftest import Build, Tiny
+    from tests.trainables.conftest import Build, RunRanks, Tiny
 
 WORLDS = (2, 4)
 BATCH = 10
@@ -86,7 +83,7 @@ def worker(rank: int, world: int, folder: str, config: TrialConfig) -> None:
 @pytest.fixture(scope="module")
 def config(tiny: Tiny) -> TrialConfig:
     """Group norm, whose statistics don't depend on the batch, and a batch that four ranks don't share evenly."""
-    return tiny(global_batch_size=BATCH, model={"norm": "gn"}, data={"augment": "crop_flip"})
+    return tiny(global_batch_size=BATCH, model={"norm": "gn"}, data={"image_size": 8, "augment": "crop_flip"})
 
 
 @pytest.fixture(scope="module")
@@ -100,17 +97,13 @@ def alone(build: Build, config: TrialConfig) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def ranks(
-    alone: dict[str, Any], config: TrialConfig, digits_cache: Path, tmp_path_factory: pytest.TempPathFactory
+    alone: dict[str, Any], config: TrialConfig, run_ranks: RunRanks, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[int, list[dict[str, Any]]]:
     """World size -> what each of its ranks finds."""
     folder = tmp_path_factory.mktemp("worlds")
     torch.save(alone["snapshot"], folder / "snapshot.pt")
-    root = str(Path(__file__).resolve().parents[2])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EPOCH14_CACHE", str(digits_cache))
-        patch.setenv("PYTHONPATH", root + os.pathsep + os.environ.get("PYTHONPATH", ""))
-        for world in WORLDS:
-            mp.spawn(worker, args=(world, str(folder), config), nprocs=world)  # type: ignore[attr-defined, no-untyped-call] # torch
+    for world in WORLDS:
+        run_ranks(worker, world, world, str(folder), config)
     return {w: [torch.load(folder / f"{w}-{rank}.pt", weights_only=False) for rank in range(w)] for w in WORLDS}
 
 
