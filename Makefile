@@ -32,6 +32,8 @@ sweep: setup ## the main job: sweep real images, stop what spikes, say why (PRES
 ui: setup ## open the MLflow UI on what was recorded
 	$(EPOCH14) ui $(ARGS)
 
+# Threads that wait for each other by spinning take the cores from the other process's.
+test: export OMP_WAIT_POLICY := passive
 test: setup ## the test suite, with coverage (ARGS="-k word")
 	$(PYTHON) -m slipcover --branch --skip-covered --source trainables,infra,pipelines --omit $(BY_VALUE) \
 		-m pytest -n 2 --dist loadgroup $(ARGS)
