@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -123,14 +123,16 @@ def run_ranks(digits_cache: Path) -> RunRanks:
 
     They are forks of one process that has done the imports, which else are most of the time of a short worker.
     """
-    multiprocessing.set_forkserver_preload(["trainables.trial", __name__])
+    root = str(Path(__file__).resolve().parents[2])
+    forkserver.set_forkserver_preload(["trainables.trial", __name__])
+    with pytest.MonkeyPatch.context() as patch:
+        # The forks have the environment of their server, whatever it is here when they are made.
+        patch.setenv("EPOCH14_CACHE", str(digits_cache))
+        patch.setenv("PYTHONPATH", root + os.pathsep + os.environ.get("PYTHONPATH", ""))
+        forkserver.ensure_running()
 
     def start(worker: Callable[..., None], world: int, *args: Any) -> None:
-        root = str(Path(__file__).resolve().parents[2])
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("EPOCH14_CACHE", str(digits_cache))
-            patch.setenv("PYTHONPATH", root + os.pathsep + os.environ.get("PYTHONPATH", ""))
-            mp.start_processes(worker, args, nprocs=world, start_method="forkserver")  # type: ignore[attr-defined, no-untyped-call] # torch
+        mp.start_processes(worker, args, nprocs=world, start_method="forkserver")  # type: ignore[attr-defined, no-untyped-call] # torch
 
     return start
 
