@@ -39,9 +39,11 @@ from trainables.signals import StepSignals
 SymptomKind = Literal["non_finite", "spike", "divergence", "collapse", "instability", "input_shift"]
 
 BLOWN_UP = 2.0
-"""Median loss, as a multiple of chance, over `min_history` steps that counts as divergence whatever came before."""
+"""Loss, as a multiple of chance, that is ill whatever came before, as a median over `min_history` steps, and whatever a
+few samples of the batch did."""
 OWN_ERRORS = 3.0
-"""Standard errors of a batch's own mean that its excess must pass: a few hard samples in a calm phase are no spike."""
+"""Standard errors of a batch's own mean that its excess must pass, up to `BLOWN_UP`: a few hard samples in a calm phase
+are no spike."""
 AT_CHANCE = 0.05
 """Distance from chance, as a share of it, that counts as chance level."""
 
@@ -146,8 +148,7 @@ class Detector:
         if len(self.accepted) < self.config.min_history:
             return None
         baseline = build_baseline(self.accepted, self.chance, window=2 * self.config.confirm)
-        explained = baseline.level + OWN_ERRORS * signals.loss_noise
-        if baseline.loss_score(signals.loss) < self.config.spike_score or signals.loss < explained:
+        if baseline.loss_score(signals.loss) < self.config.spike_score or self._few_explain(signals, baseline.level):
             return None
         self.suspicious.append(signals.step)
         bad = [step for step in self.suspicious if step > signals.step - 2 * self.config.confirm]
@@ -158,6 +159,11 @@ class Detector:
         severity = median(baseline.loss_score(s.loss) for s in self.recent if s.step in bad)
         detail = f"loss {signals.loss:.3g} against {baseline.level:.3g} before, {severity:.1f} times the noise"
         return self._symptom("collapse" if at_chance else "spike", signals.step, bad[0], severity, detail)
+
+    def _few_explain(self, signals: StepSignals, level: float) -> bool:
+        """Whether a few hard samples explain the batch's loss, which nothing does far above chance."""
+        blown_up = self.chance > 0 and signals.loss > BLOWN_UP * self.chance
+        return not blown_up and signals.loss < level + OWN_ERRORS * signals.loss_noise
 
     def _slow(self, signals: StepSignals) -> Symptom | None:
         """A run that sits far above chance, or has drifted away from its best stretch."""

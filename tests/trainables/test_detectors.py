@@ -139,6 +139,24 @@ def test_bad_batches_far_apart_are_quiet() -> None:
     assert first_symptom(signals(losses)) is None
 
 
+def test_a_few_hard_samples_in_a_calm_phase_are_quiet() -> None:
+    """One of 16 samples at 4 nats where the others have 0.02 lifts the mean by many times the run's noise."""
+    calm = 0.02 + 0.002 * np.abs(noise(100, scale=1.0))
+    steps = [replace(s, loss_noise=0.01) for s in signals(calm)]
+    hard = [replace(s, loss=0.27, loss_noise=0.25) if s.step in (60, 62, 63, 65, 66) else s for s in steps]
+    assert first_symptom(hard) is None
+
+
+def test_a_jump_whose_samples_scatter_is_a_spike() -> None:
+    """A real one (ResNet-50 with batch norm at 16, the rate times 50 at step 32): some samples at 200 nats, some at 2."""
+    before = [replace(s, loss_noise=0.44) for s in signals(2.1 + noise(33, scale=0.3))]
+    jump = [(37.24, 6.18), (81.94, 16.63), (56.32, 11.68), (35.12, 21.88), (16.88, 9.99), (6.55, 2.91), (8.26, 5.53)]
+    after = [StepSignals(33 + i, loss, loss_noise=error) for i, (loss, error) in enumerate(jump)]
+    symptom = first_symptom(before + after)
+    assert symptom is not None
+    assert (symptom.kind, symptom.onset, symptom.step) == ("spike", 33, 36)
+
+
 @pytest.mark.parametrize("confirm", [1, 2, 4, 7])
 def test_a_spike_is_confirmed_after_confirm_steps(confirm: int) -> None:
     """The alarm comes with the `confirm`th bad step, and its onset is the first."""
