@@ -95,6 +95,8 @@ class ModelConfig(Section):
 
     name: Literal["resnet18", "resnet50"] = "resnet50"
     """Constructor in torchvision.models."""
+    width: Literal[0.5, 1.0, 2.0] = 1.0
+    """Channels of every stage over that constructor's; a half, for quick trials, has a quarter of the weights."""
     norm: NormName = "bn"
     """Normalisation layer: bn, sync_bn (statistics over all ranks), ghost_bn (over `ghost_batch_size` samples),
     frozen_bn, gn (32 groups), gn_ws (with weight standardisation), evonorm_s0, frn_tlu, batch_renorm, or norm_free
@@ -108,6 +110,8 @@ class ModelConfig(Section):
     def _norm_free_exists(self) -> Self:
         if self.norm == "norm_free" and self.name != "resnet50":
             raise ValueError(complaint("model.name", self.name, "resnet50 with norm_free", "set model.name=resnet50"))
+        if self.norm == "norm_free" and self.width != 1.0:
+            raise ValueError(complaint("model.width", self.width, "1.0 with norm_free", "leave it out"))
         return self
 
 

@@ -30,7 +30,8 @@ def build_model(config: ModelConfig, *, num_classes: int, image_size: int, seed:
 def _build_resnet(config: ModelConfig, num_classes: int, *, small_stem: bool) -> nn.Module:
     activated = config.norm in ACTIVATED
     block, depths = _ACTIVATED_BLOCKS[config.name] if activated else _BLOCKS[config.name]
-    model: nn.Module = ResNet(
+    model: nn.Module = ScaledResNet(
+        config.width,
         block,
         list(depths),
         num_classes=num_classes,
@@ -81,6 +82,19 @@ def _standardize_weights(model: nn.Module) -> None:
             )
             standardized.weight = conv.weight
             model.set_submodule(name, standardized)
+
+
+class ScaledResNet(ResNet):  # type: ignore[misc] # torchvision has no annotations
+    """torchvision's ResNet with `width` times the channels in every stage; the stem keeps its own."""
+
+    def __init__(self, width: float, *args: Any, num_classes: int, **kwargs: Any) -> None:
+        self.width = width
+        super().__init__(*args, num_classes=num_classes, **kwargs)
+        if width != 1.0:
+            self.fc = nn.Linear(self.inplanes, num_classes)
+
+    def _make_layer(self, block: type[nn.Module], planes: int, *args: Any, **kwargs: Any) -> nn.Sequential:
+        return cast("nn.Sequential", super()._make_layer(block, int(planes * self.width), *args, **kwargs))
 
 
 class ActivatedBasicBlock(BasicBlock):  # type: ignore[misc] # torchvision has no annotations

@@ -194,14 +194,6 @@ def mortal_server(mlflow_process: MlflowServer) -> Iterator[MlflowServer]:
         mlflow_process.start()
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SQLite file with MLflow's tables, to be copied: making them anew takes seconds."""
-    folder = tmp_path_factory.mktemp("empty-store")
-    open_client(default_tracking_uri(folder)).search_experiments()
-    return folder / "mlflow.db"
-
-
 @pytest.fixture(params=["sqlite", "server"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """A local SQLite store, and a server."""

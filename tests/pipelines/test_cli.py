@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,8 +26,9 @@ trial:
   threads: 1
   eval_every: 3
   report_every: 1
-  model: {name: resnet18, norm: gn}
+  model: {name: resnet18, width: 0.5, norm: gn}
   data: {image_size: 16}
+  precision: {channels_last: false}
   schedule: {kind: constant}
   diagnosis: {enabled: false}
 resources: {cpus_per_worker: 1}
@@ -41,8 +43,10 @@ def broken(recipe):
 
 
 @pytest.fixture
-def tiny(tmp_path: Path, digits_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A sweep of one short trial on the digits, in an empty folder that is also the current one."""
+def tiny(tmp_path: Path, digits_cache: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A sweep of one short trial on the digits, in a folder with an empty store that is also the current one."""
+    (tmp_path / "outputs").mkdir()
+    shutil.copy(empty_store, tmp_path / "outputs")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EPOCH14_CACHE", str(digits_cache))
     file = tmp_path / "tiny.yaml"

@@ -19,7 +19,7 @@ name: malformed
 trial:
   max_steps: 4
   global_batch_size: 8
-  model: {name: resnet18, norm: gn}
+  model: {name: resnet18, width: 0.5, norm: gn}
   data: {image_size: 16}
   schedule: {kind: constant}
 """

@@ -59,6 +59,7 @@ SHRUNK = (
     "data.eval_size=32",
     "data.loader_threads=0",
     "global_batch_size=16",
+    "model.width=0.5",
     "eval_every=2",
     "report_every=1",
     "threads=1",

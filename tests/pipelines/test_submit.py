@@ -32,8 +32,9 @@ trial:
   threads: 1
   eval_every: 3
   report_every: 3
-  model: {name: resnet18, norm: gn}
+  model: {name: resnet18, width: 0.5, norm: gn}
   data: {image_size: 16}
+  precision: {channels_last: false}
   schedule: {kind: constant}
   diagnosis: {enabled: false}
 space: {optim.lr: [0.01, 0.02]}

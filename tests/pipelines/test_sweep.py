@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,8 +23,9 @@ trial:
   threads: 1
   eval_every: 4
   report_every: 2
-  model: {name: resnet18, norm: gn}
+  model: {name: resnet18, width: 0.5, norm: gn}
   data: {image_size: 16}
+  precision: {channels_last: false}
   schedule: {kind: constant}
   optim: {lr: 0.01}
   diagnosis: {enabled: false}
@@ -131,9 +133,10 @@ def test_trials_are_in_the_tracking_store(three_ways: Swept) -> None:
 @pytest.mark.parametrize(
     "search", ["{kind: optuna, num_trials: 2, asha: {grace_steps: 1}}", "{kind: random, num_trials: 2}"]
 )
-def test_other_searches(search: str, on_callers_ray: None, tmp_path: Path) -> None:
+def test_other_searches(search: str, on_callers_ray: None, empty_store: Path, tmp_path: Path) -> None:
     """Optuna and random draw from lists of sections, from lists of values and from ranges."""
     del on_callers_ray
+    shutil.copy(empty_store, tmp_path)
     space = "{optim.lr: {loguniform: [1e-3, 1e-1]}, schedule: [{kind: constant}, {kind: cosine}], seed: [1, 2]}"
     config = load(tmp_path, BASE, "max_steps=1", f"search={search}", f"space={space}")
     rows = run_sweep(config, write=lambda _: None).rows

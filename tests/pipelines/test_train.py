@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,7 +39,7 @@ trial:
   threads: 1
   eval_every: 8
   report_every: 2
-  model: {name: resnet18}
+  model: {name: resnet18, width: 0.5}
   data: {image_size: 8, augment: crop_flip}
   schedule: {kind: cosine_warmup, warmup_steps: 4}
   optim: {lr: 0.02, ema_decay: 0.8}
@@ -116,11 +117,13 @@ NewTrainer = Callable[..., Trainer]
 
 
 @pytest.fixture(scope="module")
-def trainer(digits_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> NewTrainer:
+def trainer(digits_cache: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> NewTrainer:
     """A factory of trainers."""
 
     def make(*options: str) -> Trainer:
         folder = tmp_path_factory.mktemp("train")
+        (folder / "outputs").mkdir()
+        shutil.copy(empty_store, folder / "outputs")
         (folder / "run.yaml").write_text(RUN, encoding="utf-8")
         path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         return Trainer(folder, {"PYTHONPATH": path, "EPOCH14_CACHE": str(digits_cache)}, options)

@@ -77,6 +77,7 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"data": {"grow_steps": [9, 3]}}, "data.grow_steps"),
     ({"data": {"start_size": 16, "image_size": 32, "grow_steps": [3, 3]}}, "data.grow_steps"),
     ({"model": {"name": "resnet18", "norm": "norm_free"}}, "model.name"),
+    ({"model": {"width": 0.5, "norm": "norm_free"}}, "model.width"),
     ({"schedule": {"kind": "cosine", "milestones": [5]}}, "schedule.milestones"),
     ({"schedule": {"kind": "step"}}, "schedule.step_size"),
     ({"schedule": {"kind": "warm_restarts"}}, "schedule.period"),

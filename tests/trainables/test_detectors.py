@@ -148,7 +148,7 @@ def test_a_few_hard_samples_in_a_calm_phase_are_quiet() -> None:
 
 
 def test_a_jump_whose_samples_scatter_is_a_spike() -> None:
-    """A real one (ResNet-50 with batch norm at 16, the rate times 50 at step 32): some samples at 200 nats, some at 2."""
+    """A real one, of ResNet-50 with batch norm at 16 and 50 times the rate: some samples at 200 nats, some at 2."""
     before = [replace(s, loss_noise=0.44) for s in signals(2.1 + noise(33, scale=0.3))]
     jump = [(37.24, 6.18), (81.94, 16.63), (56.32, 11.68), (35.12, 21.88), (16.88, 9.99), (6.55, 2.91), (8.26, 5.53)]
     after = [StepSignals(33 + i, loss, loss_noise=error) for i, (loss, error) in enumerate(jump)]

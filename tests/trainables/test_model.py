@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+import torchvision
 from timm.layers.norm_act import BatchNormAct2d
 from timm.models.nfnet import NormFreeBlock
 from torch import Tensor, nn
@@ -146,6 +147,31 @@ def test_stem_fits_the_image(norm: NormName, image_size: int, side: int) -> None
     with torch.no_grad():
         assert model(torch.zeros(1, 3, image_size, image_size)).shape == (1, 10)
     assert stages == [(side, side)]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_width_one_is_torchvisions(name: str) -> None:
+    """For images of ImageNet's size the network has the weights that torchvision draws from the same seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        expected = getattr(torchvision.models, name)(num_classes=10).state_dict()
+    found = build(name=name, image_size=224, zero_init_last_gamma=False).state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+@pytest.mark.parametrize("width", [0.5, 2.0])
+@pytest.mark.parametrize("norm", [norm for norm in NORMS if norm != "norm_free"])
+def test_width_scales_every_stage(norm: NormName, width: float) -> None:
+    """Each stage puts out that many times the channels, the stem its own; the head fits, and a step is finite."""
+    model = build(norm=norm, width=width).train()
+    channels: list[int] = []
+    for name in ("bn1", "layer1", "layer2", "layer3", "layer4"):
+        model.get_submodule(name).register_forward_hook(lambda _module, _inputs, out: channels.append(out.shape[1]))
+    logits = model(images(4))
+    assert channels == [64, *(int(width * planes) for planes in (64, 128, 256, 512))]
+    assert logits.shape == (4, 10)
+    assert torch.isfinite(logits).all()
 
 
 @pytest.mark.parametrize("norm", ["bn", "norm_free"])
