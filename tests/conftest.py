@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,23 +14,65 @@ from trainables.data.index import ImageIndex, open_index
 from trainables.rng import generator
 
 TinyImages = Callable[..., Path]
-STARTS_RAY = (
-    "test_ray_trial.py",
-    "test_cli.py",
-    "test_malformed.py",
-    "test_submit.py",
-    "test_sweep.py",
-    "test_train.py",
-)
-"""Files whose tests start Ray."""
+GROUPS = {
+    "ray": [f"test_{name}.py" for name in ("ray_trial", "cli", "malformed", "submit", "sweep", "train")],
+    "servers": [f"test_tracking{part}.py" for part in ("", "_callback", "_writer")],
+}
+"""Files whose tests share a process, and with it a Ray or a server; each other file is a group of its own."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let `pytest -n 2 --dist loadgroup` keep each file's fixtures in one process, and one Ray at a time."""
+    """Let `pytest -n 2 --dist loadgroup` keep the fixtures of a file, or of a group of files, in one process."""
+    group_of = {file: group for group, files in GROUPS.items() for file in files}
     for item in items:
         file = str(item.path.relative_to(Path(__file__).parent))
-        item.add_marker(pytest.mark.xdist_group("ray" if item.path.name in STARTS_RAY else file))
+        item.add_marker(pytest.mark.xdist_group(group_of.get(item.path.name, file)))
+
+
+class RayHere:
+    """The Ray of this process, handed on from test to test: each start of one costs ten seconds of CPU.
+
+    Its workers have the environment of the moment when it was started.
+    """
+
+    def local(self) -> None:
+        """Have one in local mode."""
+        self._start(local_mode=True)
+
+    def with_actors(self) -> None:
+        """Have one with processes of its own for actors."""
+        self._start(local_mode=False)
+
+    def off(self) -> None:
+        """Have none."""
+        import ray
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            ray.shutdown()
+
+    def _start(self, *, local_mode: bool) -> None:
+        from infra.ray_runtime import in_local_mode, prepare_environment
+
+        prepare_environment()
+        import ray
+
+        if ray.is_initialized() and in_local_mode() == local_mode:
+            return
+        self.off()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", ResourceWarning)
+            ray.init(local_mode=local_mode, num_cpus=2, include_dashboard=False, log_to_driver=False)
+
+
+@pytest.fixture(scope="session")
+def ray_here() -> Iterator[RayHere]:
+    """The caller's own Ray, for tests of what uses one."""
+    here = RayHere()
+    yield here
+    here.off()
 
 
 @pytest.fixture(scope="session")

@@ -95,7 +95,7 @@ class ModelConfig(Section):
 
     name: Literal["resnet18", "resnet50"] = "resnet50"
     """Constructor in torchvision.models."""
-    width: Literal[0.5, 1.0, 2.0] = 1.0
+    width: Annotated[float, Field(ge=0.5, multiple_of=0.5)] = 1.0
     """Channels of every stage over that constructor's; a half, for quick trials, has a quarter of the weights."""
     norm: NormName = "bn"
     """Normalisation layer: bn, sync_bn (statistics over all ranks), ghost_bn (over `ghost_batch_size` samples),

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,9 @@ from infra.ray_search import searcher
 from infra.ray_trial import trial_function, trial_resources
 from infra.ray_tune import TuneJob, fit
 from infra.stopper import LossSpikeStopper
+
+if TYPE_CHECKING:
+    from tests.conftest import RayHere
 
 STEPS = 6
 WITNESS = '''
@@ -189,8 +192,9 @@ def make_folder(tmp_path_factory: pytest.TempPathFactory, digits_cache: Path) ->
 
 
 @pytest.fixture(scope="module")
-def here(make_folder: Callable[[str], Path]) -> Run:
+def here(make_folder: Callable[[str], Path], ray_here: RayHere) -> Run:
     """A run in local mode."""
+    ray_here.off()
     need = Need()
     with ray_session(local=True, address=None, need=need) as cluster:
         return run_trials(make_folder("here"), need, cluster)

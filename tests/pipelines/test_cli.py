@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import typer.core
@@ -16,6 +17,9 @@ import typer.main
 
 from pipelines.cli import app, main
 from pipelines.config import SweepConfig
+
+if TYPE_CHECKING:
+    from tests.conftest import RayHere
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEP = """\
@@ -104,8 +108,11 @@ def test_every_preset_resolves(preset: str, capfd: pytest.CaptureFixture[str]) -
     assert capfd.readouterr().out.startswith("name: ")
 
 
-def test_sweep_ends_with_its_table_and_its_records(tiny: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_sweep_ends_with_its_table_and_its_records(
+    tiny: Path, ray_here: RayHere, capfd: pytest.CaptureFixture[str]
+) -> None:
     """A sweep whose trials finish exits with 0, shows the table and says where its records are."""
+    ray_here.local()
     assert main(["sweep", str(tiny), "--local"]) == 0
     shown = capfd.readouterr().out
     assert "val top-1" in shown
@@ -113,9 +120,10 @@ def test_sweep_ends_with_its_table_and_its_records(tiny: Path, capfd: pytest.Cap
 
 
 def test_sweep_with_a_failed_trial_exits_with_1(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tiny: Path, ray_here: RayHere, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A sweep one of whose trials raised shows its table and the error on one line, and exits with 1."""
+    ray_here.local()
     tiny.with_name("broken.py").write_text(BROKEN_FAULT, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tiny.parent))
     assert main(["sweep", str(tiny), "--local", "--set", "faults=[{use: 'broken:broken', start_step: 1}]"]) == 1
@@ -125,7 +133,7 @@ def test_sweep_with_a_failed_trial_exits_with_1(
     assert "Traceback" not in captured.out + captured.err
 
 
-def test_interrupted_sweep_says_how_to_go_on(tiny: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_interrupted_sweep_says_how_to_go_on(tiny: Path, ray_here: RayHere, capfd: pytest.CaptureFixture[str]) -> None:
     """Ctrl-C ends a sweep with exit code 130 and a command on one line; that command finishes the sweep."""
     command = [sys.executable, "-m", "pipelines", "sweep", str(tiny), "--set", "max_steps=40"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
@@ -148,5 +156,6 @@ def test_interrupted_sweep_says_how_to_go_on(tiny: Path, capfd: pytest.CaptureFi
     assert line.startswith("epoch14: interrupted: go on with: epoch14 sweep ")
     words = shlex.split(line.partition("go on with: ")[2])
     assert words[-2] == "--resume"
+    ray_here.with_actors()
     assert main(words[1:]) == 0
     assert "val top-1" in capfd.readouterr().out

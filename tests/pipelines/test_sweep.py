@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import ray
@@ -14,6 +14,9 @@ import ray
 from pipelines.config import SweepConfig
 from pipelines.sweep import SweepResult, run_sweep
 from trainables.errors import ClusterError, ConfigError, DataError, TrackingError
+
+if TYPE_CHECKING:
+    from tests.conftest import RayHere
 
 BASE = """\
 name: tiny
@@ -66,16 +69,9 @@ def _cache(digits_cache: Path) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def on_callers_ray() -> Iterator[None]:
+def on_callers_ray(ray_here: RayHere) -> None:
     """A Ray in local mode that the caller has initialised, as the README shows it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.simplefilter("ignore", ResourceWarning)
-        ray.init(local_mode=True, include_dashboard=False)
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        ray.shutdown()
+    ray_here.local()
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mlflow.pyfunc
 import numpy as np
@@ -27,6 +29,9 @@ from trainables.checkpoint import CheckpointStore
 from trainables.data.images import ImageSource
 from trainables.data.index import ImageIndex
 from trainables.serve import load_network
+
+if TYPE_CHECKING:
+    from tests.conftest import RayHere
 
 ROOT = Path(__file__).resolve().parents[2]
 START_LIMIT_S = 240.0
@@ -55,6 +60,7 @@ class Trainer:
 
     folder: Path
     environment: dict[str, str]
+    ray: RayHere
     options: tuple[str, ...] = ()
     target: str = "run.yaml"
     ended: list[subprocess.CompletedProcess[str]] = field(default_factory=list)
@@ -66,34 +72,57 @@ class Trainer:
     def run(self) -> subprocess.CompletedProcess[str]:
         """Train to the end, or as far as it goes, in this process, which has imported what it takes."""
         out, err = io.StringIO(), io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        with pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.folder)
             for name, value in self.environment.items():
                 patch.setenv(name, value)
-            code = main(self.arguments())
+            if "--local" in self.options:
+                self.ray.local()
+            else:
+                self.ray.with_actors()
+            with redirect_stdout(out), redirect_stderr(err):
+                code = main(self.arguments())
         done = subprocess.CompletedProcess(self.arguments(), code, out.getvalue(), err.getvalue())
         self.ended.append(done)
         return done
 
-    def run_until_checkpoint(self, interrupt: Callable[[psutil.Process], None]) -> subprocess.CompletedProcess[str]:
-        """Start it, do `interrupt` once a checkpoint more is there, and wait for its end."""
-        before = self.checkpoints()[-1:]
+    def run_until_killed(self) -> int:
+        """The same in a process of its own, which is killed with all its children once there is a checkpoint."""
         with subprocess.Popen(
             [sys.executable, "-m", "pipelines", *self.arguments()],
             cwd=self.folder,
             env={**os.environ, **self.environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         ) as process:
-            deadline = time.monotonic() + START_LIMIT_S
-            while self.checkpoints()[-1:] == before:
-                assert process.poll() is None, process.communicate()
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-            interrupt(psutil.Process(process.pid))
-            out, err = process.communicate()
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+            self.wait_for_checkpoint(lambda: process.poll() is None)
+            family = psutil.Process(process.pid)
+            for member in [*family.children(recursive=True), family]:
+                member.kill()
+        return process.returncode
+
+    def run_until_told(self) -> subprocess.CompletedProcess[str]:
+        """`run`, whose actor is sent SIGTERM once there is a checkpoint."""
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            told = pool.submit(self.tell_actor)
+            done = self.run()
+            told.result()
+        return done
+
+    def tell_actor(self) -> None:
+        """SIGTERM for the Tune actor, as a spot instance's end brings it; its title has the method that it runs."""
+        self.wait_for_checkpoint(lambda: True)
+        titles = {child: " ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)}
+        (actor,) = (child for child, title in titles.items() if title.startswith("ray::") and ".train" in title)
+        actor.send_signal(signal.SIGTERM)
+
+    def wait_for_checkpoint(self, running: Callable[[], bool]) -> None:
+        """Return when the first one is there."""
+        deadline = time.monotonic() + START_LIMIT_S
+        while not self.checkpoints():
+            assert running()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
     def checkpoints(self) -> list[Path]:
         """Committed ones, by step."""
@@ -117,7 +146,9 @@ NewTrainer = Callable[..., Trainer]
 
 
 @pytest.fixture(scope="module")
-def trainer(digits_cache: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> NewTrainer:
+def trainer(
+    digits_cache: Path, empty_store: Path, ray_here: RayHere, tmp_path_factory: pytest.TempPathFactory
+) -> NewTrainer:
     """A factory of trainers."""
 
     def make(*options: str) -> Trainer:
@@ -126,7 +157,7 @@ def trainer(digits_cache: Path, empty_store: Path, tmp_path_factory: pytest.Temp
         shutil.copy(empty_store, folder / "outputs")
         (folder / "run.yaml").write_text(RUN, encoding="utf-8")
         path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-        return Trainer(folder, {"PYTHONPATH": path, "EPOCH14_CACHE": str(digits_cache)}, options)
+        return Trainer(folder, {"PYTHONPATH": path, "EPOCH14_CACHE": str(digits_cache)}, ray_here, options)
 
     return make
 
@@ -149,20 +180,6 @@ def end(trained: Trainer) -> Iterator[dict[str, Tensor]]:
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     """Equal names and bits."""
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def kill_tree(process: psutil.Process) -> None:
-    """SIGKILL for a process and all below it."""
-    family = [*process.children(recursive=True), process]
-    for member in family:
-        member.kill()
-
-
-def terminate_actor(process: psutil.Process) -> None:
-    """SIGTERM for the Tune actor, as a spot instance's end brings it; Ray puts the running method into its title."""
-    titles = {child: " ".join(child.cmdline()) for child in process.children(recursive=True)}
-    (actor,) = (child for child, title in titles.items() if title.startswith("ray::") and ".train" in title)
-    actor.send_signal(signal.SIGTERM)
 
 
 def last_line(done: subprocess.CompletedProcess[str]) -> str:
@@ -221,26 +238,20 @@ def test_no_pickle_in_a_registered_model(trained: Trainer, tmp_path: Path) -> No
 
 
 def test_an_interrupted_run_goes_on_in_local_mode(trainer: NewTrainer, end: dict[str, Tensor]) -> None:
-    """Killed after its first checkpoint, told to stop after another: the same command ends with the same bits."""
+    """Killed after its first checkpoint: the same command ends with the same bits."""
     run = trainer("--local")
-    assert run.run_until_checkpoint(kill_tree).returncode == -signal.SIGKILL
-    told = run.run_until_checkpoint(lambda process: process.send_signal(signal.SIGTERM))
-    check_interrupted(run, told)
+    assert run.run_until_killed() == -signal.SIGKILL
     check_end(run, end)
 
 
 def test_an_interrupted_run_goes_on_in_an_actor(trainer: NewTrainer, end: dict[str, Tensor]) -> None:
-    """The same where the notice reaches the Tune actor alone."""
+    """The same where a notice reaches the Tune actor alone; the command says how to go on, and isn't over."""
     run = trainer()
-    check_interrupted(run, run.run_until_checkpoint(terminate_actor))
-    check_end(run, end)
-
-
-def check_interrupted(run: Trainer, told: subprocess.CompletedProcess[str]) -> None:
-    """It said how to go on, and isn't over."""
+    told = run.run_until_told()
     assert told.returncode == 130, told.stderr
     assert "interrupted: the same command goes on" in told.stderr
     assert run.checkpoints()[-1].name < "step-000000016"
+    check_end(run, end)
 
 
 def check_end(run: Trainer, end: dict[str, Tensor]) -> None:
@@ -260,7 +271,7 @@ def check_end(run: Trainer, end: dict[str, Tensor]) -> None:
 def test_a_recorded_trial_is_trained_by_its_id(trained: Trainer) -> None:
     """Its config comes from the store, with what --set changes; the model says where it comes from."""
     (trial,) = (path.name for path in trained.folder.glob("outputs/tiny-*/train/*"))
-    again = Trainer(trained.folder, trained.environment, ("--local", "--set", "max_steps=6"), target=trial)
+    again = replace(trained, options=("--local", "--set", "max_steps=6"), target=trial, ended=[])
     done = again.run()
     assert done.returncode == 0, done.stderr
     name = f"train-{trial}"
@@ -291,7 +302,7 @@ def test_a_run_that_falls_ill_is_not_registered(trainer: NewTrainer) -> None:
 )
 def test_what_cannot_be_trained_is_one_line(trainer: NewTrainer, target: str, words: Sequence[str]) -> None:
     """An unknown name, and a sweep of several trials: exit code 2 before work starts."""
-    run = trainer()
+    run = trainer("--local")
     run.target = target
     done = run.run()
     assert done.returncode == 2
