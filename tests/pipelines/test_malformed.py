@@ -8,11 +8,15 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from pipelines.cli import main
+
+if TYPE_CHECKING:
+    from tests.conftest import RayHere
 
 SWEEP = """\
 name: malformed
@@ -147,9 +151,14 @@ def assert_one_line(code: int, stderr: str, says: tuple[str, ...]) -> None:
 
 @pytest.fixture
 def run(
-    tmp_path: Path, digits_cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    digits_cache: Path,
+    ray_here: RayHere,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> Callable[..., None]:
-    """Run `epoch14 sweep` in this process on a file with that text, and look at its one line."""
+    """Run `epoch14 sweep` in this process, without a Ray in it, on a file with that text, and look at its one line."""
+    ray_here.off()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EPOCH14_CACHE", str(digits_cache))
 
