@@ -68,23 +68,24 @@ def answer(rows: Sequence[TrialRow]) -> str:
     if not rows:
         return "No trial ran."
     ill = [row for row in rows if row.symptom]
-    healthy = [row for row in rows if not row.symptom and row.status != "failed"]
-    failed = sum(row.status == "failed" for row in rows)
-    best = max(healthy, key=lambda row: row.best_val_top1, default=None)
+    healthy = [row for row in rows if not row.symptom and row.status in ("finished", "pruned")]
+    count = Counter(row.status for row in rows)
     found = "no trial fell ill"
     if ill:
         causes = Counter(row.cause or "not diagnosed" for row in ill)
-        found = f"{len(ill)} of {len(rows)} trials fell ill: " + ", ".join(
-            f"{c} ({n})" for c, n in causes.most_common()
-        )
+        named = ", ".join(f"{cause} ({n})" for cause, n in causes.most_common())
+        found = f"{len(ill)} of {len(rows)} trials fell ill: {named}"
     parts = [found]
-    if failed:
-        parts.append(f"{failed} failed with an error")
-    if best is None:
-        parts.append("none stayed healthy")
-    else:
-        which = "best healthy one" if ill else f"best of {len(rows)}"
+    if count["failed"]:
+        parts.append(f"{count['failed']} failed with an error")
+    if count["interrupted"]:
+        parts.append(f"{count['interrupted']} did not come to an end")
+    if healthy:
+        best = max(healthy, key=lambda row: row.best_val_top1)
+        which = "best healthy one" if ill else f"best of {len(healthy)}"
         parts.append(f"the {which} is {plain(best.name)} with a val top-1 of {100 * best.best_val_top1:.1f} %")
+    elif not count["interrupted"]:
+        parts.append("none stayed healthy")
     first = "; ".join(parts)
     sentences = [f"{first[0].upper()}{first[1:]}."]
     if ill:

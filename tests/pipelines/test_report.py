@@ -113,6 +113,17 @@ def test_a_healthy_sweep_says_so() -> None:
     assert "No trial ran." in printed([])
 
 
+def test_an_interrupted_trial_has_no_result() -> None:
+    """What did not come to an end is counted, and is neither healthy nor the best of anything."""
+    stopped = trial_row(0, status="interrupted", best_val_top1=0.0)
+
+    assert answer([stopped]) == "No trial fell ill; 1 did not come to an end."
+    assert answer([stopped, trial_row(1, name="done")]) == (
+        "No trial fell ill; 1 did not come to an end; the best of 1 is done with a val top-1 of 50.0 %."
+    )
+    assert answer([ill(0), stopped]).startswith("1 of 2 trials fell ill: lr_jump (1); 1 did not come to an end. ")
+
+
 def test_short_ids_tell_the_trials_apart() -> None:
     """The place in the sweep stands for the trial id where all trials are of one sweep."""
     assert short_ids([trial_row(0), trial_row(1)]) == {"a1b2c_00000": "00000", "a1b2c_00001": "00001"}
