@@ -20,6 +20,7 @@ from pipelines.yaml_text import dump_yaml, read_mapping
 from trainables.config import TrialConfig
 from trainables.errors import ConfigError, complaint
 from trainables.section import PositiveInt, Section
+from trainables.shares import check_shares
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -94,7 +95,7 @@ class SweepConfig(Section):
         longest = 0
         for point in probe_points(axes):
             trial = trial_config(config.trial, point)
-            _check_workers(trial, config.resources.workers)
+            check_shares(trial, config.resources.workers)
             longest = max(longest, trial.max_steps)
         _check_asha(config.search.asha, longest)
         _check_storage(config.storage)
@@ -166,12 +167,6 @@ def _check_search(search: SearchConfig, axes: Mapping[str, Axis]) -> None:
     elif search.num_trials is None:
         allowed = f"a whole number from 1 under search.kind {search.kind}"
         raise ConfigError(complaint("search.num_trials", None, allowed, "set search.num_trials=8"))
-
-
-def _check_workers(trial: TrialConfig, workers: int) -> None:
-    if trial.global_batch_size < workers:
-        allowed = f"at least resources.workers ({workers}): one sample a rank"
-        raise ConfigError(complaint("global_batch_size", trial.global_batch_size, allowed, "change one of the two"))
 
 
 def _check_asha(asha: AshaConfig | None, longest: int) -> None:

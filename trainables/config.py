@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from trainables.data_config import DataConfig
 from trainables.epochs import in_steps
 from trainables.errors import complaint
 from trainables.section import Fraction, NonNegative, Positive, PositiveInt, Section, Step
@@ -19,7 +20,6 @@ from trainables.section import Fraction, NonNegative, Positive, PositiveInt, Sec
 NormName = Literal[
     "bn", "sync_bn", "ghost_bn", "frozen_bn", "gn", "gn_ws", "evonorm_s0", "frn_tlu", "batch_renorm", "norm_free"
 ]
-NormalizationName = Literal["per_channel", "imagenet", "one_scale", "no_div255", "bgr"]
 ScheduleKind = Literal[
     "constant",
     "step",
@@ -35,59 +35,9 @@ WARMED_UP: tuple[ScheduleKind, ...] = ("cosine_warmup", "one_cycle", "polynomial
 OptimizerName = Literal["sgd", "adamw", "lars", "lamb"]
 AmpName = Literal["fp32", "tf32", "bf16", "fp16"]
 
-ImageSide = Annotated[int, Field(ge=8, le=1024)]
-Share = Annotated[float, Field(gt=0, le=1)]
-
-
-class DataConfig(Section):
-    """Which images, and how they become the model's input."""
-
-    path: str = "digits"
-    """`digits` (scikit-learn's handwritten digits, embedded) or a folder with train/ and val/, each of class
-    folders."""
-    train_samples: PositiveInt | None = None
-    """Images of train/, where lengths are given in epochs (`90ep`); checked against the folder."""
-    image_size: ImageSide = 32
-    """Side of the square that the model is trained on, in pixels."""
-    start_size: ImageSide | None = None
-    """Progressive resizing: the side at first, which then grows to image_size; null: image_size throughout."""
-    grow_steps: tuple[Step, Step] = (0, 0)
-    """Progressive resizing: first and last step of the linear growth."""
-    size_multiple: PositiveInt = 32
-    """Progressive resizing: the side is rounded to a multiple of this, in pixels."""
-    eval_size: ImageSide | None = None
-    """Side of the square in evaluation; null: image_size."""
-    eval_crop_ratio: Share = 1.0
-    """Evaluation cuts the middle: the side of the cut over the short side of the image (ImageNet's practice: 0.875)."""
-    normalization: NormalizationName = "per_channel"
-    """How uint8 pixels become floats: per_channel (the data set's own mean and std), imagenet, or a discrepancy that
-    people really make: one_scale (one mean and std for all channels), no_div255 (missing /255), bgr (channels
-    reversed)."""
-    augment: Literal["none", "flip", "crop", "crop_flip"] = "crop"
-    """Random resized crop and horizontal flip, drawn per (seed, epoch, sample id)."""
-    crop_min_area: Share = 0.5
-    """Least share of the image that a random crop covers (ImageNet's practice: 0.08)."""
-    rand_augment_ops: Annotated[int, Field(ge=0, le=8)] = 0
-    """Operations of RandAugment on each image, drawn per (seed, epoch, sample id); 0: none."""
-    rand_augment_magnitude: Annotated[int, Field(ge=0, le=30)] = 6
-    """Strength of RandAugment, of 30."""
-    mixup_alpha: NonNegative = 0.0
-    """Mixup's Beta parameter; 0: none. With cutmix_alpha too, each step draws one of the two."""
-    cutmix_alpha: NonNegative = 0.0
-    """CutMix's Beta parameter; 0: none."""
-    loader_threads: Annotated[int, Field(ge=0, le=64)] = 1
-    """Threads that decode ahead; 0 decodes in the step. Changes nothing but speed."""
-
-    @model_validator(mode="after")
-    def _sizes_grow(self) -> Self:
-        if self.start_size is not None and self.start_size > self.image_size:
-            allowed = f"up to data.image_size ({self.image_size})"
-            raise ValueError(complaint("data.start_size", self.start_size, allowed, "lower it"))
-        first, last = self.grow_steps
-        if first > last or (self.start_size is not None and first == last):
-            allowed = "the first step of the growth, then its last one" + (" (a later one)" if first == last else "")
-            raise ValueError(complaint("data.grow_steps", [first, last], allowed, "correct data.grow_steps"))
-        return self
+SMALL_IMAGE = 64
+"""Below this side, in pixels, the stem is a 3x3 convolution of stride 2 without max-pooling: with ImageNet's stem the
+last stage would be a single pixel, and batch norm at a small batch would see almost no values."""
 
 
 class ModelConfig(Section):
@@ -156,6 +106,13 @@ class OptimConfig(Section):
     """Exponential moving average of the weights, which is what evaluation then uses; None: none."""
     fused: bool = True
     """One kernel for the whole update of sgd and adamw. Differs from the plain one in the last bits."""
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> Self:
+        if self.nesterov and self.momentum == 0 and self.kind in ("sgd", "lars"):
+            allowed, remedy = "above 0 with optim.nesterov", "raise it, or set optim.nesterov=false"
+            raise ValueError(complaint("optim.momentum", self.momentum, allowed, remedy))
+        return self
 
 
 class ScheduleConfig(Section):
@@ -347,4 +304,11 @@ class TrialConfig(Section):
         if schedule.kind == "warmup_stable_decay" and (schedule.decay_steps or 0) > last - schedule.warmup_steps:
             allowed = f"up to max_steps - schedule.warmup_steps ({last - schedule.warmup_steps})"
             raise ValueError(complaint("schedule.decay_steps", schedule.decay_steps, allowed, "lower it"))
+        return self
+
+    @model_validator(mode="after")
+    def _images_grow_in_time(self) -> Self:
+        if self.data.start_size is not None and self.data.grow_steps[1] > self.max_steps:
+            allowed = f"up to max_steps ({self.max_steps}), or data.image_size is never reached"
+            raise ValueError(complaint("data.grow_steps", list(self.data.grow_steps), allowed, "let them grow sooner"))
         return self

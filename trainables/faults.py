@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.config import FaultConfig, NormalizationName
+from trainables.config import FaultConfig
 from trainables.data.normalize import build_normalization
+from trainables.data_config import NormalizationName
 from trainables.errors import ConfigError, complaint
 from trainables.ingredients import Ingredients, Swap, load_batch
 from trainables.ranks import Ranks

@@ -92,6 +92,11 @@ class Batch:
     labels: Tensor
     companions: Tensor | None
 
+    def pinned(self) -> Batch:
+        """The same in page-locked memory, from which a GPU copies while the host goes on."""
+        companions = None if self.companions is None else self.companions.pin_memory()
+        return Batch(self.images.pin_memory(), self.labels.pin_memory(), companions)
+
 
 def load_batch(ingredients: Ingredients, ranks: Ranks) -> Batch:
     """Decode this rank's share of the step."""

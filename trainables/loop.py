@@ -1,4 +1,4 @@
-"""The training loop, top to bottom: a step, a run of steps, an evaluation.
+"""The training loop, top to bottom: a step, and a run of steps.
 
 `record = train_step(state, ingredients, batch)`: training, replay and recovery all go through `run_steps`. Nothing in
 a step waits for the device: what it has to say stays there until it is read, many steps at once.
@@ -13,11 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from trainables.data.images import ImageSource
 from trainables.data.mixing import mix_images
 from trainables.data.prefetch import Prefetcher
 from trainables.ingredients import Batch, Ingredients, Normalize, Stream, load_batch
@@ -54,7 +53,7 @@ def train_step(state: TrainState, ingredients: Ingredients, batch: Batch, *, not
     weights_before = copy_weights(state) if ingredients.step % RATIO_EVERY == 0 else None
     step_unless(state.optimizer, bad)
     state.undo_buffers(buffers_before, bad)
-    state.update_averages(bad)
+    state.update_averages(bad, ingredients.step)
     overflowed = settle_loss_scale(state, bad, totals[LOSSES])
     state.step = ingredients.step + 1
     ratio = update_ratio(state, weights_before)
@@ -73,7 +72,7 @@ def backward(state: TrainState, ingredients: Ingredients, batch: Batch) -> Tenso
         labels = part.labels.to(state.device, non_blocking=True)
         inputs = images if ingredients.mix is None else mix_images(images, ingredients.mix)
         with gradients_summed(state, last=i == len(parts) - 1), matrix_precision(ingredients.amp, state.device):
-            logits = forward(state, ingredients, inputs, part.companions)
+            logits = forward(state, state.network, ingredients, inputs, part.companions)
             losses = ingredients.loss(logits, labels, ingredients.mix)
             # DDP divides by the world size; shares and micro-batches may differ in length.
             loss = losses.mean() * (len(labels) * state.ranks.world_size / total)
@@ -101,7 +100,8 @@ def run_steps(
 
     def fetch(step: int) -> tuple[Ingredients, Batch]:
         ingredients = stream(step)
-        return ingredients, load_batch(ingredients, state.ranks)
+        batch = load_batch(ingredients, state.ranks)
+        return ingredients, batch.pinned() if state.device.type == "cuda" else batch
 
     reading = reading or Reading()
     state.model.train()
@@ -173,28 +173,32 @@ def gradients_summed(state: TrainState, *, last: bool) -> contextlib.AbstractCon
     return contextlib.nullcontext()
 
 
-def forward(state: TrainState, ingredients: Ingredients, images: Tensor, companions: Tensor | None) -> Tensor:
+def forward(
+    state: TrainState, network: nn.Module, ingredients: Ingredients, images: Tensor, companions: Tensor | None
+) -> Tensor:
     """Logits [n, classes] of `images`; companions share the normalisation statistics and nothing else."""
     with autocast(ingredients.amp, state.device):
         if companions is None:
-            logits: Tensor = state.network(images)
+            logits: Tensor = network(images)
             return logits
         together = torch.cat([images, to_input(companions, ingredients.normalize, state)])
         with whole_batch_statistics(state.model):
-            logits = state.network(together.contiguous(memory_format=state.memory_format))
+            logits = network(together.contiguous(memory_format=state.memory_format))
             return logits[: len(images)]
 
 
 def clip_gradients(state: TrainState, ingredients: Ingredients) -> Tensor:
-    """Global L2 norm of the gradients before they are clipped, 0-dim on the device."""
+    """Clip each unit, then the whole; the global L2 norm of the gradients before both, 0-dim on the device."""
     gradients = [p.grad for p in state.parameters if p.grad is not None]
     if state.loss_scale is not None:
         state.loss_scale.unscale(gradients)
-    norm = torch.nn.utils.get_total_norm(gradients)
+    norm = left = torch.nn.utils.get_total_norm(gradients)
     if ingredients.agc is not None:
         clip_unitwise(state.model, ingredients.agc)
     if ingredients.clip_grad_norm is not None:
-        torch.nn.utils.clip_grads_with_norm_(state.parameters, ingredients.clip_grad_norm, norm)
+        if ingredients.agc is not None:
+            left = torch.nn.utils.get_total_norm(gradients)
+        torch.nn.utils.clip_grads_with_norm_(state.parameters, ingredients.clip_grad_norm, left)
     return norm
 
 
@@ -222,53 +226,13 @@ def update_ratio(state: TrainState, before: list[Tensor] | None) -> Tensor:
     return change / torch.nn.utils.get_total_norm(live)
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Exact scores over a split."""
-
-    top1: float
-    top5: float
-    loss: float
-    """Mean cross-entropy, in nats."""
-
-
-@torch.no_grad()
-def evaluate(
-    state: TrainState, source: ImageSource, normalize: Normalize, amp: str, batch_size: int = 256
-) -> Evaluation:
-    """Score a split, with the averaged weights where there are any; ranks take disjoint shares, none padded."""
-    ids = np.arange(len(source.split))[state.ranks.rank :: state.ranks.world_size]
-    totals = torch.zeros(4, dtype=torch.float64, device=state.device)
-    state.model.eval()
-    with state.averaged_weights(), matrix_precision(amp, state.device):
-        for buffer in state.buffers:
-            # Running statistics and their averages are each rank's own.
-            state.ranks.broadcast(buffer)
-        for start in range(0, len(ids), batch_size):
-            part = ids[start : start + batch_size]
-            labels = torch.from_numpy(source.split.labels[part]).to(state.device)
-            with autocast(amp, state.device):
-                logits: Tensor = state.model(to_input(source.fetch(part, None), normalize, state))
-            totals += evaluation_sums(logits.float(), labels)
-    state.model.train()
-    top1, top5, loss, count = state.ranks.sum(totals).tolist()
-    return Evaluation(top1 / count, top5 / count, loss / count)
-
-
-def evaluation_sums(logits: Tensor, labels: Tensor) -> Tensor:
-    """Right at first, right among five, summed loss, samples: float64 [4]."""
-    best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-    loss = F.cross_entropy(logits, labels, reduction="sum").double()
-    right, among = best[:, 0].sum().double(), best.sum().double()
-    return torch.stack([right, among, loss, torch.full_like(loss, float(len(labels)))])
-
-
 @torch.no_grad()
 def score_batch(state: TrainState, ingredients: Ingredients, batch: Batch) -> float:
     """Mean loss of a batch in training mode, changing nothing: no gradient, and buffers are put back."""
     with state.held_buffers(), matrix_precision(ingredients.amp, state.device):
         images = to_input(batch.images, ingredients.normalize, state)
-        logits = forward(state, ingredients, images, batch.companions)
+        # Not through DDP, which would leave out its copying of the buffers in the next step.
+        logits = forward(state, state.model, ingredients, images, batch.companions)
         losses = F.cross_entropy(logits.float(), batch.labels.to(state.device), reduction="none").double()
         totals = state.ranks.sum(torch.stack([losses.sum(), torch.full_like(losses[0], float(len(losses)))]))
     loss_sum, count = totals.tolist()

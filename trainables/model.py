@@ -11,12 +11,8 @@ from timm.models.nfnet import NormFreeBlock
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from trainables.config import ModelConfig
+from trainables.config import SMALL_IMAGE, ModelConfig
 from trainables.norms import ACTIVATED, build_norm_layer
-
-SMALL_IMAGE = 64
-"""Below this side, in pixels, the stem is a 3x3 convolution of stride 2 without max-pooling: with ImageNet's stem the
-last stage would be a single pixel, and batch norm at a small batch would see almost no values."""
 
 
 def build_model(config: ModelConfig, *, num_classes: int, image_size: int, seed: int) -> nn.Module:

@@ -61,7 +61,13 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
             # The gain of a scaled standardised convolution is the scale of a norm.
             decays = name == "weight" or config.decay_norms
         (decayed if decays else plain).append(parameter)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    if config.kind in ("lars", "lamb"):
+        # timm's leave the trust ratio out where the decay is 0, which is meant for the second group alone.
+        groups[0]["always_adapt"] = True
     return [group for group in groups if group["params"]]
 
 

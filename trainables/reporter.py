@@ -9,7 +9,7 @@ from typing import Any
 
 from trainables.detectors import Symptom
 from trainables.diagnosis.verdict import Diagnosis
-from trainables.loop import Evaluation
+from trainables.evaluation import Evaluation
 from trainables.signals import StepSignals
 
 Report = Callable[[dict[str, Any]], None]

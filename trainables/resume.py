@@ -8,8 +8,9 @@ from typing import Any
 
 from trainables.checkpoint import Checkpoint
 from trainables.config import TrialConfig
+from trainables.data.index import ImageIndex
 from trainables.detectors import Detector
-from trainables.errors import ConfigError, complaint
+from trainables.errors import ConfigError, DataError, complaint
 from trainables.reporter import Reporter
 from trainables.signals import StepSignals
 
@@ -18,21 +19,25 @@ MAY_CHANGE = (
     "report_every",
     "read_every",
     "checkpoint",
+    "detector",
+    "diagnosis",
     "data.loader_threads",
     "data.path",
     "device",
     "optim.micro_batch_size",
 )
-"""Keys that a run may go on with other values of: they change speed, records or places, not what is trained."""
+"""Keys that a run may go on with other values of: they change speed, records, places or when it is stopped, not what
+is trained."""
 
 
 def run_meta(
-    config: TrialConfig, detector: Detector, reporter: Reporter, losses: Mapping[int, float]
+    config: TrialConfig, data: ImageIndex, detector: Detector, reporter: Reporter, losses: Mapping[int, float]
 ) -> dict[str, Any]:
     """Everything of a run but its tensors, JSON-safe; `losses` by step are what a diagnosis compares replays with."""
     assert reporter.last is not None
     return {
         "config": config.model_dump(mode="json"),
+        "data": data.fingerprint(),
         "detector": _without_notices(detector.state_dict()),
         "last": asdict(replace(reporter.last, notice=False)),
         "top1": reporter.top1,
@@ -41,14 +46,25 @@ def run_meta(
     }
 
 
-def check_same_run(checkpoint: Checkpoint, config: TrialConfig) -> None:
-    """Raise ConfigError where the checkpoint is another run's."""
-    written, wanted = flatten(checkpoint.meta["config"]), flatten(config.model_dump(mode="json"))
+def check_same_run(checkpoint: Checkpoint, config: TrialConfig, data: ImageIndex) -> None:
+    """Raise ConfigError where the checkpoint is another run's, DataError where it is of other images."""
+    written, wanted = what_is_trained(checkpoint.meta["config"]), what_is_trained(config.model_dump(mode="json"))
     for key in sorted(written.keys() | wanted.keys()):
-        free = key in MAY_CHANGE or key.partition(".")[0] in MAY_CHANGE
-        if not free and written.get(key) != wanted.get(key):
+        if written.get(key) != wanted.get(key):
             allowed = f"{written.get(key)!r}, as in the checkpoint {checkpoint.uri}"
             raise ConfigError(complaint(key, wanted.get(key), allowed, "keep it, or choose another storage"))
+    if checkpoint.meta["data"] != data.fingerprint():
+        allowed = f"the images by name that the checkpoint {checkpoint.uri} was trained on; some came, went or moved"
+        raise DataError(complaint("data.path", config.data.path, allowed, "restore them, or choose another storage"))
+
+
+def what_is_trained(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted key -> value of a trial's config, without the keys that a run may go on with other values of."""
+    return {
+        key: value
+        for key, value in flatten(config).items()
+        if key not in MAY_CHANGE and key.partition(".")[0] not in MAY_CHANGE
+    }
 
 
 def restore_run(meta: Mapping[str, Any], detector: Detector, reporter: Reporter) -> dict[int, float]:

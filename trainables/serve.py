@@ -19,10 +19,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from trainables.config import DataConfig, ModelConfig, TrialConfig
+from trainables.config import ModelConfig, TrialConfig
 from trainables.data.images import centre_square
 from trainables.data.index import ImageIndex
 from trainables.data.normalize import Normalization, build_normalization
+from trainables.data_config import DataConfig
 from trainables.errors import DataError, complaint
 from trainables.model import build_model
 

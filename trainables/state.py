@@ -113,11 +113,16 @@ class TrainState:
             buffer.copy_(torch.where(bad > 0, held, buffer))
 
     @torch.no_grad()
-    def update_averages(self, bad: Tensor) -> None:
-        """Move the averages towards the weights, unless `bad` is set."""
+    def update_averages(self, bad: Tensor, step: int) -> None:
+        """Move the averages towards the weights after `step`, unless `bad` is set.
+
+        The decay grows to `ema_decay` as (1 + step) / (10 + step), or the first, random weights would stay in the
+        average for a multiple of 1 / (1 - ema_decay) steps. Source: TensorFlow's ExponentialMovingAverage.
+        """
         if self.ema_decay is None:
             return
-        weight = (1.0 - self.ema_decay) * (1.0 - bad)
+        decay = min(self.ema_decay, (1.0 + step) / (10.0 + step))
+        weight = (1.0 - decay) * (1.0 - bad)
         averages, live = list(self.averages.values()), list(self._averaged().values())
         # Torch's own averages are built on these, underscore and all.
         torch._foreach_mul_(averages, 1.0 - weight)

@@ -22,15 +22,17 @@ from trainables.diagnosis.diagnose import diagnose
 from trainables.diagnosis.snapshots import SnapshotRing
 from trainables.diagnosis.verdict import Diagnosis
 from trainables.errors import ConfigError, complaint
+from trainables.evaluation import evaluate
 from trainables.faults import build_faults
 from trainables.ingredients import Stream, with_swaps
-from trainables.loop import Reading, evaluate, run_steps, warm_up
-from trainables.model import SMALL_IMAGE, build_model
+from trainables.loop import Reading, run_steps, warm_up
+from trainables.model import build_model
 from trainables.optim import build_optimizer
 from trainables.ranks import Ranks
 from trainables.recipe import Recipe
 from trainables.reporter import Report, Reporter
 from trainables.resume import check_same_run, restore_run, run_meta
+from trainables.shares import check_shares
 from trainables.signals import StepSignals
 from trainables.state import Snapshot, TrainState
 
@@ -97,8 +99,7 @@ class Trial:
         torch.set_num_threads(config.threads)
         self.config = config
         self.ranks = Ranks.current()
-        check_batch(config, self.ranks.world_size)
-        check_statistics(config, self.ranks.world_size)
+        check_shares(config, self.ranks.world_size)
         index = open_index(config.data.path)
         self.recipe = Recipe.build(config, index)
         self.stream: Stream = with_swaps(self.recipe.ingredients, build_faults(config.faults, self.recipe))
@@ -165,9 +166,14 @@ class Trial:
             self.snapshots.offer(self.state)
         evaluated = done % config.eval_every == 0 or done == config.max_steps
         if evaluated:
-            self.reporter.add_evaluation(
-                evaluate(self.state, self.recipe.val, self.recipe.declared_normalization, config.precision.amp)
+            scores = evaluate(
+                self.state,
+                self.recipe.val,
+                self.recipe.declared_normalization,
+                config.precision.amp,
+                loader_threads=config.data.loader_threads,
             )
+            self.reporter.add_evaluation(scores)
         keep = self._is_kept(done)
         if keep or (done < config.max_steps and done % config.report_every == 0):
             # Before the checkpoint: what it holds is never sent again.
@@ -186,7 +192,7 @@ class Trial:
     def _save(self, score: float) -> None:
         if self.store is None:
             return
-        meta = run_meta(self.config, self.detector, self.reporter, self.losses)
+        meta = run_meta(self.config, self.recipe.index, self.detector, self.reporter, self.losses)
         snapshot = self.state.snapshot()
         self.store.save(snapshot.step, snapshot.tensors, meta, score=score)
 
@@ -194,7 +200,7 @@ class Trial:
         """Go on from the latest checkpoint, if there is one; rank 0 reads it and tells the others."""
         checkpoint = self.store.latest() if self.store is not None else None
         if checkpoint is not None:
-            check_same_run(checkpoint, self.config)
+            check_same_run(checkpoint, self.config, self.recipe.index)
             log.info("going on at step %d from %s", checkpoint.step, checkpoint.uri)
             self.state.restore(Snapshot(checkpoint.step, checkpoint.tensors))
         meta = self.ranks.broadcast_json(checkpoint.meta if checkpoint is not None else None)
@@ -217,33 +223,6 @@ class Trial:
 
         return diagnose(
             self.config, self.recipe, self.state, self.stream, symptom, self.snapshots, self.losses, progress
-        )
-
-
-def check_batch(config: TrialConfig, world_size: int) -> None:
-    """Raise ConfigError where ranks and micro-batches can't share the batch."""
-    batch, micro = config.global_batch_size, config.optim.micro_batch_size
-    mixed = config.data.mixup_alpha > 0 or config.data.cutmix_alpha > 0
-    parts = math.ceil(math.ceil(batch / world_size) / micro) if micro else 1
-    least = world_size * parts * (2 if mixed else 1)
-    if batch < least:
-        allowed = f"at least {least}, on {world_size} ranks in {parts} micro-batches"
-        remedy = "raise global_batch_size or lower resources.workers"
-        raise ConfigError(complaint("global_batch_size", batch, allowed, remedy))
-    if mixed and batch % (2 * world_size):
-        allowed = f"a multiple of {2 * world_size}, since mixup and CutMix mix pairs on {world_size} ranks"
-        raise ConfigError(complaint("global_batch_size", batch, allowed, "change it, or set the alphas to 0"))
-
-
-def check_statistics(config: TrialConfig, world_size: int) -> None:
-    """Raise ConfigError where batch norm would see a single value a channel: one sample whose last stage is a pixel."""
-    stride = 16 if config.data.image_size < SMALL_IMAGE else 32
-    last_side = -(-config.data.image_size // stride)
-    alone = config.global_batch_size == world_size and last_side == 1
-    if alone and config.model.norm in ("bn", "ghost_bn"):
-        allowed = f"at least {2 * world_size} with model.norm {config.model.norm} at {config.data.image_size} px"
-        raise ConfigError(
-            complaint("global_batch_size", config.global_batch_size, allowed, "raise it, or set model.norm to gn")
         )
 
 

@@ -103,6 +103,11 @@ MISTAKES = {
     "batch that workers can't share": Mistake(
         ("global_batch_size", "8", "workers"), with_line("resources: {workers: 9, cpus_per_worker: 1}")
     ),
+    "pairs that workers can't share": Mistake(
+        ("global_batch_size", "8", "mixup", "multiple of 6"),
+        with_line("resources: {workers: 3, cpus_per_worker: 1}"),
+        options=("--set", "data={image_size: 16, mixup_alpha: 0.2}"),
+    ),
     "fault without a module": Mistake(
         ("faults", "'spike'"), trial("faults", "[{use: spike}]"), options=("--set", "max_steps=4")
     ),

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from trainables.data.images import ImageSource
 from trainables.data.index import Split
+from trainables.evaluation import evaluate
 from trainables.ingredients import Ingredients, load_batch
-from trainables.loop import evaluate, forward, observe_inputs, run_steps, score_batch, to_input, train_step
+from trainables.loop import forward, observe_inputs, run_steps, score_batch, to_input, train_step
 from trainables.signals import StepSignals, read_signals
 from trainables.state import Snapshot
 
@@ -181,6 +182,18 @@ def test_clipping_scales_the_gradient_and_reports_its_norm_before(bench: Bench, 
     assert torch.equal(gradient(bench), whole)
 
 
+def test_the_whole_gradient_is_clipped_after_its_units(bench: Bench, start: Snapshot) -> None:
+    """A norm that adaptive clipping has brought below the limit is left alone; the norm before both is reported."""
+    free = one_step(bench, start)
+    one_step(bench, start, agc=1e-3)
+    short = gradient(bench)
+    limit = 2 * float(short.norm())
+    assert limit < free.grad_norm
+    both = one_step(bench, start, agc=1e-3, clip_grad_norm=limit)
+    assert both.grad_norm == free.grad_norm
+    assert torch.equal(gradient(bench), short)
+
+
 @pytest.mark.parametrize("norm", ["bn", "ghost_bn"])
 def test_companions_share_the_statistics_and_nothing_else(build: Build, tiny: Tiny, norm: str) -> None:
     """Logits with companions are those of a forward of the joined batch; the loss is over the batch alone."""
@@ -193,8 +206,8 @@ def test_companions_share_the_statistics_and_nothing_else(build: Build, tiny: Ti
     both = torch.cat([images, to_input(batch.companions, ingredients.normalize, bench.state)])
     with torch.no_grad():
         expected = joined.state.model.train()(both.contiguous())[:8]
-        actual = forward(bench.state, ingredients, images, batch.companions)
-        alone = forward(bench.state, ingredients, images, None)
+        actual = forward(bench.state, bench.state.model, ingredients, images, batch.companions)
+        alone = forward(bench.state, bench.state.model, ingredients, images, None)
     assert torch.equal(actual, expected)
     assert not torch.allclose(actual, alone, atol=1e-3)
     fresh = build(tiny(model={"norm": norm, "ghost_batch_size": 4}))
@@ -218,7 +231,7 @@ def test_evaluation_is_exact(bench: Bench, start: Snapshot, batch_size: int) -> 
     split = bench.recipe.val.split
     source = ImageSource(Split(split.paths[:75], split.labels[:75]), 16, "none", 0)
     normalize = bench.recipe.declared_normalization
-    scores = evaluate(bench.state, source, normalize, "fp32", batch_size)
+    scores = evaluate(bench.state, source, normalize, "fp32", batch_size=batch_size, loader_threads=batch_size % 2)
     bench.state.model.eval()
     with torch.no_grad():
         logits = torch.cat(

@@ -219,6 +219,24 @@ def test_every_trained_parameter_is_in_one_group() -> None:
     assert sorted(held) == sorted(id(p) for p in model.parameters() if p.requires_grad)
 
 
+@pytest.mark.parametrize("kind", ["lars", "lamb"])
+def test_without_weight_decay_each_layer_still_has_its_own_rate(kind: str) -> None:
+    """By the trust ratio the first update of filters is as long relative to them, whatever their gradient."""
+    lengths = []
+    for scale in (1.0, 100.0):
+        model = small_model()
+        optimizer = build_optimizer(model, OptimConfig.parse({"kind": kind, "lr": 0.1, "weight_decay": 0.0}))
+        filters = model.get_parameter("0.weight")
+        before = filters.detach().clone()
+        gradients(model, 0)
+        assert filters.grad is not None
+        filters.grad.mul_(scale)
+        optimizer.step()
+        lengths.append(float((filters.detach() - before).norm() / before.norm()))
+    share = 0.1 * (OptimConfig().trust_coefficient if kind == "lars" else 1.0)
+    assert lengths == pytest.approx([share, share], rel=1e-3)
+
+
 def test_adaptive_clipping_bounds_each_unit_but_the_classifier() -> None:
     """Afterwards a unit's gradient is at most the share of its weight; the classifier's is as it was."""
     model = small_model()

@@ -17,11 +17,12 @@ import torch.distributed as dist
 
 from trainables.checkpoint import Checkpoint, CheckpointStore
 from trainables.config import TrialConfig
-from trainables.errors import ConfigError
+from trainables.errors import ConfigError, DataError
 from trainables.resume import MAY_CHANGE, flatten
 from trainables.trial import run_trial
 
 if TYPE_CHECKING:
+    from tests.conftest import TinyImages
     from tests.trainables.conftest import RunRanks, Tiny
 
 STEPS = 7
@@ -194,8 +195,21 @@ def test_another_runs_checkpoint_is_refused(tiny: Tiny, whole: Whole, changes: d
     assert sorted(whole.folder.rglob("*")) == before
 
 
+def test_other_images_are_refused(tiny: Tiny, tiny_images: TinyImages, tmp_path: Path) -> None:
+    """The same folder with one image more would be drawn in another order: one line that says so."""
+    folder = tiny_images(train=8)
+    config = tiny(max_steps=4, global_batch_size=4, checkpoint={"every": 2}, data={"path": str(folder)})
+    go(config, tmp_path / "run", stop_after=2)
+    shutil.copy(folder / "train" / "cat" / "000.png", folder / "train" / "cat" / "008.png")
+    with pytest.raises(DataError) as caught:
+        go(config, tmp_path / "run")
+    message = str(caught.value)
+    assert message.startswith(f"data.path: '{folder}' is not allowed; allowed: the images by name that the checkpoint ")
+    assert len(message.splitlines()) == 1
+
+
 def test_what_may_change_may(tiny: Tiny, whole: Whole, interrupted: Path) -> None:
-    """A run goes on with other records, another loader, another device name: no bit of it differs."""
+    """A run goes on with other records, another loader, another detector, another device name: no weight differs."""
     changes = {
         **PLAIN,
         "eval_every": 2,
@@ -203,6 +217,8 @@ def test_what_may_change_may(tiny: Tiny, whole: Whole, interrupted: Path) -> Non
         "read_every": 1,
         "device": "auto" if not torch.cuda.is_available() else "cpu",
         "checkpoint": {"every": 3, "keep": 5},
+        "detector": {"history": 8, "min_history": 4},
+        "diagnosis": {"snapshots": 2},
         "data": {**PLAIN["data"], "loader_threads": 0},
     }
     other = tiny(max_steps=STEPS, **changes)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from trainables.errors import DataError
-from trainables.loop import evaluate, run_steps
+from trainables.evaluation import evaluate
+from trainables.loop import run_steps
 from trainables.serve import Network, load_network, network_weights, save_network
 
 if TYPE_CHECKING:

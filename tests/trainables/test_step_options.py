@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from trainables.config import ModelConfig
 from trainables.data.mixing import mix_images
+from trainables.evaluation import evaluate
 from trainables.ingredients import load_batch
-from trainables.loop import Reading, evaluate, run_steps, to_input, train_step
+from trainables.loop import Reading, run_steps, to_input, train_step
 from trainables.signals import StepSignals, read_signals
 
 if TYPE_CHECKING:
@@ -76,8 +77,11 @@ def test_notice_reaches_the_signals(build: Build, tiny: Tiny) -> None:
 
 
 def test_averages_follow_the_weights(build: Build, tiny: Tiny) -> None:
-    """Each step: average = decay * average + (1 - decay) * weights, buffers included; training is as without."""
-    bench, plain = build(tiny(optim={"ema_decay": 0.75})), build(tiny())
+    """Each step: average = decay * average + (1 - decay) * weights, buffers included; training is as without.
+
+    The decay is (1 + step) / (10 + step) up to `ema_decay`.
+    """
+    bench, plain = build(tiny(optim={"ema_decay": 0.15})), build(tiny())
     names = [name for name, tensor in bench.state.tensors().items() if name.startswith("average/")]
     expected = {name: bench.state.tensors()[name].clone() for name in names}
     for step in range(3):
@@ -88,7 +92,8 @@ def test_averages_follow_the_weights(build: Build, tiny: Tiny) -> None:
             plain_name = name.removeprefix("average/")
             live = tensors.get(f"parameter/{plain_name}", tensors.get(f"buffer/{plain_name}"))
             assert live is not None
-            expected[name] = 0.75 * expected[name] + 0.25 * live
+            decay = (0.1, 0.15, 0.15)[step]
+            expected[name] = decay * expected[name] + (1 - decay) * live
     assert "average/bn1.running_mean" in names
     assert all(torch.allclose(bench.state.tensors()[name], expected[name], atol=1e-6) for name in names)
     run(plain, 3)

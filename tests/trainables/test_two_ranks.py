@@ -12,8 +12,9 @@ import torch.distributed as dist
 from trainables.config import TrialConfig
 from trainables.data.index import open_index
 from trainables.errors import ConfigError
+from trainables.evaluation import evaluate
 from trainables.ingredients import load_batch
-from trainables.loop import evaluate, run_steps, train_step
+from trainables.loop import run_steps, train_step
 from trainables.optim import build_optimizer
 from trainables.ranks import Ranks
 from trainables.recipe import Recipe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,13 @@ class ImageIndex:
     """Mean of the stored training pixels / 255, for R, G and B."""
     channel_std: tuple[float, float, float]
     """Standard deviation of the stored training pixels / 255, for R, G and B."""
+
+    def fingerprint(self) -> str:
+        """Hash of what a sample's id and label depend on: the classes, and the names of the images in their order."""
+        digest = hashlib.blake2b("\n".join(self.classes).encode(), digest_size=8)
+        for split in (self.train, self.val):
+            digest.update("\n".join(path.removeprefix(self.root) for path in split.paths).encode())
+        return digest.hexdigest()
 
 
 def open_index(path: str, *, cache_dir: Path | None = None) -> ImageIndex:

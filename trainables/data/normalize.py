@@ -12,7 +12,7 @@ import torch
 from trainables.errors import ConfigError, complaint
 
 if TYPE_CHECKING:
-    from trainables.config import NormalizationName
+    from trainables.data_config import NormalizationName
 
 Channels = tuple[float, float, float]
 
@@ -82,7 +82,7 @@ def _pool(means: Channels, stds: Channels) -> tuple[float, float]:
 
 
 def _names() -> tuple[str, ...]:
-    from trainables.config import NormalizationName
+    from trainables.data_config import NormalizationName
 
     return get_args(NormalizationName)
 

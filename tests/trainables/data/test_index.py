@@ -64,6 +64,15 @@ def test_the_clothing_photos(clothing: Path, tmp_path: Path) -> None:
     assert (len(index.train), len(index.val)) == (3068, 341)
 
 
+def test_the_fingerprint_is_of_names_not_of_places(tiny_images: TinyImages, tmp_path: Path) -> None:
+    """A copy elsewhere has the same one; an image that changed its class, or one more, makes another."""
+    one, copy = tiny_images(name="one"), tiny_images(name="copy")
+    found = [open_index(str(folder), cache_dir=tmp_path).fingerprint() for folder in (one, copy)]
+    (copy / "train" / "cat" / "000.png").rename(copy / "train" / "dog" / "009.png")
+    found.append(open_index(str(copy), cache_dir=tmp_path).fingerprint())
+    assert found[0] == found[1] != found[2]
+
+
 def test_it_survives_pickling(tiny_images: TinyImages, tmp_path: Path) -> None:
     """An index may travel to another process."""
     index = open_index(str(tiny_images()), cache_dir=tmp_path / "cache")

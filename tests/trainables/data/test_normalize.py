@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from trainables.config import NormalizationName
 from trainables.data.images import ImageSource
 from trainables.data.index import ImageIndex
 from trainables.data.normalize import IMAGENET_MEAN, IMAGENET_STD, build_normalization
+from trainables.data_config import NormalizationName
 from trainables.errors import ConfigError
 
 MEAN = (0.5, 0.4, 0.3)
