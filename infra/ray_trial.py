@@ -32,17 +32,18 @@ class TrialJob:
     """Where its checkpoints lie."""
 
 
-def trial_function(base: Mapping[str, Any], need: Need, storage: str, checkpoints: str) -> TuneFunction:
+def trial_function(
+    base: Mapping[str, Any], need: Need, storage: str, checkpoints: Callable[[str], str]
+) -> TuneFunction:
     """A Tune function trainable that runs the trial `base` at the point that it gets as its config.
 
-    `storage`: folder for what Ray Train keeps of its worker groups; `checkpoints`: folder or URI for those of all
-    trials.
+    `storage`: folder for what Ray Train keeps of its worker groups; `checkpoints`: trial id -> folder or URI.
     """
 
     def trial(point: dict[str, Any]) -> None:
         from ray import tune
 
-        job = TrialJob(merge_point(base, point), trial_checkpoints(checkpoints, tune.get_context().get_trial_id()))
+        job = TrialJob(merge_point(base, point), checkpoints(tune.get_context().get_trial_id()))
         if need.workers == 1:
             _run_here(job)
         else:
@@ -68,9 +69,13 @@ def listening_trainable(function: TuneFunction) -> Any:
     return Listening
 
 
-def trial_checkpoints(root: str, trial_id: str) -> str:
-    """Where the checkpoints of a trial lie below `root`."""
-    return f"{root}/{trial_id}/checkpoints"
+def trial_checkpoints(root: str, *, only_trial: bool) -> Callable[[str], str]:
+    """Trial id -> where its checkpoints lie below `root`; those of an only trial are found again under any id."""
+
+    def place(trial_id: str) -> str:
+        return f"{root}/checkpoints" if only_trial else f"{root}/{trial_id}/checkpoints"
+
+    return place
 
 
 def trial_resources(need: Need, cluster: Cluster) -> Any:

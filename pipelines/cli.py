@@ -92,7 +92,7 @@ def train(
     if result.sweep.interrupted:
         raise _interrupted("the same command goes on")
     if result.model is None:
-        typer.echo("epoch14: not registered: the run did not come to its end", err=True)
+        typer.echo(f"epoch14: not registered: {_why_not(result.sweep)}", err=True)
         raise typer.Exit(1)
     typer.echo(f"model: {result.model.uri}, step {result.step}, val top-1 {100 * result.val_top1:.2f} %")
 
@@ -182,6 +182,15 @@ def _print_result(result: SweepResult) -> None:
     typer.echo(
         f"MLflow: {without_password(result.tracking_uri)} experiment {result.experiment} run {result.parent_run_id}"
     )
+
+
+def _why_not(result: SweepResult) -> str:
+    """Why a training has no model to register, and what can be done."""
+    (row,) = result.rows
+    if row.symptom:
+        ways = "mend its config, which makes it another run, or go on past it with --set detector.enabled=false"
+        return f"the run stopped at step {row.steps} on a symptom ({row.symptom}); {ways}"
+    return f"the run did not come to its end ({row.status} at step {row.steps})"
 
 
 def _options(name: str, *values: str) -> list[str]:

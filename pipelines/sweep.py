@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,15 +80,17 @@ def run_sweep(
 
     A Ray that the caller has initialised is used and left running; else one is started (`local`: in this process) or
     joined (`address`), and left at the end. `resume`: the folder of an interrupted sweep of the same config. `folder`:
-    where the sweep's state is to lie; one that is there is gone on with. `write` takes the lines of progress; by
-    default they are printed. Raises ConfigError, DataError, CheckpointError, TrackingError or ClusterError before any
-    trial starts, SweepError if the search itself fails.
+    where the state of a sweep's only trial is to lie; the trial goes on from what is there, on other resources too.
+    `write` takes the lines of progress; by default they are printed. Raises ConfigError, DataError, CheckpointError,
+    TrackingError or ClusterError before any trial starts, SweepError if the search itself fails.
     """
     config = resolve_paths(config)
-    if folder is not None and _holds_sweep(folder):
+    only_trial = folder is not None
+    if folder is not None and _holds_sweep(folder) and _is_of(config, folder):
         resume = folder
     _make_storage(config)
     folder = _old_folder(config, Path(resume).expanduser().resolve()) if resume else folder or _new_folder(config)
+    places = checkpoint_places(config, folder, only_trial=only_trial)
     check_faults(config)
     if address is None:
         check_device(config)
@@ -100,19 +102,32 @@ def run_sweep(
 
     resources = config.resources
     need = Need(resources.workers, resources.cpus_per_worker, resources.gpus_per_worker)
+    plan = _Plan(config, folder, places, need, resume is not None)
     # Ray sets a handler of its own as it starts.
     with ray_session(local=local, address=address, need=need) as cluster, listening():
         show = write or functools.partial(print, flush=True)
-        return _fit(config, folder, need, cluster, resume=resume is not None, write=show)
+        return _fit(plan, cluster, show)
 
 
-def _fit(
-    config: SweepConfig, folder: Path, need: Need, cluster: Cluster, *, resume: bool, write: Callable[[str], None]
-) -> SweepResult:
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be run, where it lies, and what each trial needs."""
+
+    config: SweepConfig
+    folder: Path
+    checkpoints: Callable[[str], str]
+    """Trial id -> folder or URI."""
+    need: Need
+    resume: bool
+    """Whether Tune goes on with the trials that it left in the folder."""
+
+
+def _fit(plan: _Plan, cluster: Cluster, write: Callable[[str], None]) -> SweepResult:
     from infra.ray_events import Outcomes
     from infra.ray_tune import fit
     from infra.tracking_callback import TrialTracker
 
+    config, folder = plan.config, plan.folder
     uri, experiment = config.tracking_uri, config.tracking.experiment
     tracker = TrialTracker(uri, experiment, config.name, config.model_dump(mode="json"))
     outcomes = Outcomes(
@@ -125,7 +140,7 @@ def _fit(
     )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SWEEP_FILE).write_text(config.to_yaml(), encoding="utf-8")
-    fit(_job(config, folder, need, cluster, tracker, outcomes), resume=resume)
+    fit(_job(plan, cluster, [tracker, outcomes]), resume=plan.resume)
     rows = [_row(config, outcome) for outcome in outcomes.trials.values()]
     parent_run_id = tracker.parent_run_id
     tracker.finish(rows)
@@ -134,21 +149,19 @@ def _fit(
     return SweepResult(rows, config.name, folder, uri, experiment, parent_run_id, failed, interrupted)
 
 
-def _job(
-    config: SweepConfig, folder: Path, need: Need, cluster: Cluster, tracker: TrialTracker, outcomes: Outcomes
-) -> TuneJob:
+def _job(plan: _Plan, cluster: Cluster, callbacks: Sequence[TrialTracker | Outcomes]) -> TuneJob:
     from infra.ray_search import asha, param_space, searcher
     from infra.ray_trial import trial_function, trial_resources
     from infra.ray_tune import TuneJob
     from infra.stopper import LossSpikeStopper
 
-    search = config.search
+    config, need, search = plan.config, plan.need, plan.config.search
     trials = [trial_config(config.trial, point) for point in probe_points(config.axes)]
     timeout_s = max(trial.diagnosis.timeout_s for trial in trials)
     max_steps = max(trial.max_steps for trial in trials)
     halving = asha(search.asha.grace_steps, search.asha.reduction_factor, max_steps, timeout_s) if search.asha else None
     return TuneJob(
-        function=trial_function(config.trial, need, str(folder / "train"), checkpoint_root(config, folder)),
+        function=trial_function(config.trial, need, str(plan.folder / "train"), plan.checkpoints),
         resources=trial_resources(need, cluster),
         param_space=param_space(config.axes, search.kind),
         num_samples=search.num_trials or 1,
@@ -157,8 +170,8 @@ def _job(
         scheduler=halving,
         stopper=LossSpikeStopper(diagnosis_timeout_s=timeout_s),
         reuse_actors=need.workers == 1 and not cluster.local_mode,
-        folder=folder,
-        callbacks=[tracker, outcomes],
+        folder=plan.folder,
+        callbacks=callbacks,
     )
 
 
@@ -188,16 +201,12 @@ def _row(config: SweepConfig, outcome: TrialOutcome) -> TrialRow:
     )
 
 
-def checkpoint_root(config: SweepConfig, folder: Path) -> str:
-    """Folder or URI below which each trial of the sweep in `folder` has its checkpoints."""
-    return f"{config.checkpoints.rstrip('/')}/{folder.name}" if config.checkpoints else str(folder / "train")
-
-
-def checkpoints_of(config: SweepConfig, folder: Path, trial_id: str) -> str:
-    """Folder or URI of one trial's checkpoints."""
+def checkpoint_places(config: SweepConfig, folder: Path, *, only_trial: bool) -> Callable[[str], str]:
+    """Trial id -> folder or URI of its checkpoints, in the sweep in `folder`."""
     from infra.ray_trial import trial_checkpoints
 
-    return trial_checkpoints(checkpoint_root(config, folder), trial_id)
+    root = f"{config.checkpoints.rstrip('/')}/{folder.name}" if config.checkpoints else str(folder / "train")
+    return trial_checkpoints(root, only_trial=only_trial)
 
 
 def _make_storage(config: SweepConfig) -> None:
@@ -220,11 +229,16 @@ def _holds_sweep(folder: Path) -> bool:
     return (folder / SWEEP_FILE).is_file() and can_resume(folder)
 
 
+def _is_of(config: SweepConfig, folder: Path) -> bool:
+    """Whether the sweep in `folder` is of this very config."""
+    return (folder / SWEEP_FILE).read_text(encoding="utf-8") == config.to_yaml()
+
+
 def _old_folder(config: SweepConfig, folder: Path) -> Path:
     if not _holds_sweep(folder):
         allowed = "the folder of an interrupted sweep, as it was printed"
         raise ConfigError(complaint("--resume", str(folder), allowed, "correct it or start a new sweep"))
-    if (folder / SWEEP_FILE).read_text(encoding="utf-8") != config.to_yaml():
+    if not _is_of(config, folder):
         allowed = f"a sweep of this very config ({folder / SWEEP_FILE})"
         raise ConfigError(complaint("--resume", str(folder), allowed, f"give {folder / SWEEP_FILE} as the preset"))
     return folder

@@ -1,11 +1,13 @@
 """run_training: one config to its last step, resumed by itself, and its best checkpoint in the model registry.
 
-A training is a sweep of one trial whose folder is a function of its config: the same command goes on where it was.
+A training is a sweep of one trial whose folder is a function of what is trained: the same command goes on where it was,
+and so does one with other resources, records or detector settings.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,9 +19,10 @@ from infra.tracking_search import find_trial, recorded_config
 from pipelines.checks import resolve_paths
 from pipelines.config import PRESETS, SweepConfig, preset_names
 from pipelines.overrides import apply_overrides
-from pipelines.sweep import SweepResult, checkpoints_of, run_sweep
+from pipelines.sweep import SweepResult, checkpoint_places, run_sweep
 from trainables.config import TrialConfig
-from trainables.errors import ConfigError, TrackingError, complaint
+from trainables.errors import CheckpointError, ConfigError, TrackingError, complaint
+from trainables.identity import what_is_trained
 
 if TYPE_CHECKING:
     from infra.registry import RegisteredModel
@@ -38,8 +41,11 @@ class Training:
 
     @property
     def folder(self) -> Path:
-        """Where its state lies: the same for the same config."""
-        digest = hashlib.blake2b(self.config.to_yaml().encode(), digest_size=4).hexdigest()
+        """Where its state lies: a function of what is trained, and of which images."""
+        trial = _only_trial(self.config)
+        trained = what_is_trained(trial.model_dump(mode="json"))
+        identity = json.dumps([trained, trial.data.path, self.config.checkpoints], sort_keys=True)
+        digest = hashlib.blake2b(identity.encode(), digest_size=4).hexdigest()
         return Path(self.config.storage) / f"{self.config.name}-{digest}"
 
 
@@ -88,9 +94,10 @@ def run_training(
     address: str | None = None,
     write: Callable[[str], None] | None = None,
 ) -> TrainingResult:
-    """Train to the last step, or go on with what an interrupted run of the same config left; then register the model.
+    """Train to the last step, or go on with what an interrupted run of the same training left; then register the model.
 
-    A run that stops on a symptom, fails or is interrupted registers nothing. Raises as `run_sweep`.
+    A run that stops on a symptom, fails or is interrupted registers nothing. Raises as `run_sweep`, and CheckpointError
+    where the run's last state could not be written.
     """
     result = run_sweep(training.config, local=local, address=address, folder=training.folder, write=write)
     (row,) = result.rows
@@ -126,9 +133,13 @@ def _register(training: Training, result: SweepResult, trial_id: str) -> Trainin
     from trainables.serve import save_network
 
     config = _only_trial(training.config)
-    with CheckpointStore(checkpoints_of(training.config, result.path, trial_id), keep=config.checkpoint.keep) as store:
-        best = store.best()
-    assert best is not None, "a run that finished has kept its last state"
+    place = checkpoint_places(training.config, result.path, only_trial=True)(trial_id)
+    with CheckpointStore(place, keep=config.checkpoint.keep) as store:
+        best, last = store.best(), store.latest()
+    if best is None or last is None or last.step < config.max_steps:
+        allowed = "a place that took the run's last state (the log says what went wrong)"
+        remedy = "make room, and go on from the checkpoint before with another checkpoint.every"
+        raise CheckpointError(complaint("checkpoints", place, allowed, remedy))
     index = open_index(config.data.path)
     top1 = float(best.meta["top1"])
     tags = {

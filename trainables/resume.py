@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -11,23 +11,9 @@ from trainables.config import TrialConfig
 from trainables.data.index import ImageIndex
 from trainables.detectors import Detector
 from trainables.errors import ConfigError, DataError, complaint
+from trainables.identity import what_is_trained
 from trainables.reporter import Reporter
 from trainables.signals import StepSignals
-
-MAY_CHANGE = (
-    "eval_every",
-    "report_every",
-    "read_every",
-    "checkpoint",
-    "detector",
-    "diagnosis",
-    "data.loader_threads",
-    "data.path",
-    "device",
-    "optim.micro_batch_size",
-)
-"""Keys that a run may go on with other values of: they change speed, records, places or when it is stopped, not what
-is trained."""
 
 
 def run_meta(
@@ -58,15 +44,6 @@ def check_same_run(checkpoint: Checkpoint, config: TrialConfig, data: ImageIndex
         raise DataError(complaint("data.path", config.data.path, allowed, "restore them, or choose another storage"))
 
 
-def what_is_trained(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted key -> value of a trial's config, without the keys that a run may go on with other values of."""
-    return {
-        key: value
-        for key, value in flatten(config).items()
-        if key not in MAY_CHANGE and key.partition(".")[0] not in MAY_CHANGE
-    }
-
-
 def restore_run(meta: Mapping[str, Any], detector: Detector, reporter: Reporter) -> dict[int, float]:
     """Put `run_meta` back into a fresh detector and reporter; returns the losses by step."""
     detector.load_state_dict(meta["detector"])
@@ -78,16 +55,3 @@ def _without_notices(detector: dict[str, Any]) -> dict[str, Any]:
     """A notice is the process's affair: a run that got one goes on with the state of one that didn't."""
     quiet = {key: [{**row, "notice": False} for row in detector[key]] for key in ("accepted", "recent")}
     return {**detector, **quiet}
-
-
-def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mapping -> dotted key -> value."""
-    return dict(_flat(values, ""))
-
-
-def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

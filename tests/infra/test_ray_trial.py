@@ -22,7 +22,7 @@ from ray.tune import Callback
 from infra.ray_events import Outcomes, TrialOutcome
 from infra.ray_runtime import ARROW_TYPES, Cluster, Need, disarm_arrow_types, ray_session
 from infra.ray_search import searcher
-from infra.ray_trial import trial_function, trial_resources
+from infra.ray_trial import trial_checkpoints, trial_function, trial_resources
 from infra.ray_tune import TuneJob, fit
 from infra.stopper import LossSpikeStopper
 
@@ -154,8 +154,9 @@ def run_trials(folder: Path, need: Need, cluster: Cluster, *, trials: int = 1) -
         "faults": [witness],
     }
     losses, outcomes = Losses(), Outcomes()
+    checkpoints = trial_checkpoints(str(folder / "train"), only_trial=False)
     job = TuneJob(
-        function=trial_function(base, need, str(folder / "train"), str(folder / "train")),
+        function=trial_function(base, need, str(folder / "train"), checkpoints),
         resources=trial_resources(need, cluster),
         param_space={},
         num_samples=trials,

@@ -270,7 +270,8 @@ def check_end(run: Trainer, end: dict[str, Tensor]) -> None:
 
 def test_a_recorded_trial_is_trained_by_its_id(trained: Trainer) -> None:
     """Its config comes from the store, with what --set changes; the model says where it comes from."""
-    (trial,) = (path.name for path in trained.folder.glob("outputs/tiny-*/train/*"))
+    (version,) = open_client(trained.uri).search_model_versions("name = 'tiny'")
+    trial = open_client(trained.uri).get_run(str(version.run_id)).data.tags["trial_id"]
     again = replace(trained, options=("--local", "--set", "max_steps=6"), target=trial, ended=[])
     done = again.run()
     assert done.returncode == 0, done.stderr
@@ -282,15 +283,36 @@ def test_a_recorded_trial_is_trained_by_its_id(trained: Trainer) -> None:
     assert (params["optim.ema_decay"], params["max_steps"]) == ("0.8", "6")
 
 
-def test_a_run_that_falls_ill_is_not_registered(trainer: NewTrainer) -> None:
-    """It ends with 1, its table says why, and the registry stays empty."""
-    run = trainer("--local", "--set", "faults=[{use: 'trainables.faults:non_finite_input', start_step: 3}]")
-    run.options += ("--set", "diagnosis.enabled=false")
+def test_a_run_that_falls_ill_is_not_registered_and_may_go_on_past_it(trainer: NewTrainer) -> None:
+    """It ends with 1 and says how to go on; without the detector it goes from its last checkpoint to its end."""
+    run = trainer(
+        *("--local", "--set", "faults=[{use: 'trainables.faults:non_finite_input', start_step: 6, stop_step: 7}]"),
+        *("--set", "diagnosis.enabled=false"),
+    )
     done = run.run()
     assert done.returncode == 1, done.stderr
-    assert "not registered" in done.stderr
-    assert "non_finite" in done.stdout
+    assert "not registered: the run stopped at step 7 on a symptom (non_finite)" in done.stderr
+    assert "--set detector.enabled=false" in done.stderr
     assert not open_client(run.uri).search_registered_models()
+
+    run.options += ("--set", "detector.enabled=false")
+    done = run.run()
+    assert done.returncode == 0, done.stderr
+    assert last_line(done).startswith("model: models:/tiny/1, step ")
+    client = open_client(run.uri)
+    (version,) = client.search_model_versions("name = 'tiny'")
+    steps = [point.step for point in client.get_metric_history(str(version.run_id), "loss")]
+    assert steps == list(range(4, 16))
+
+
+def test_a_run_goes_on_with_other_resources(trained: Trainer) -> None:
+    """They make it no other run: one that is over is over, in the same folder, and nothing is trained again."""
+    other = replace(trained, ended=[])
+    other.options += ("--set", "resources.cpus_per_worker=2", "--set", "data.loader_threads=0")
+    done = other.run()
+    assert done.returncode == 0, done.stderr
+    assert last_line(done).startswith("model: models:/tiny/2, step ")
+    assert len(list(trained.folder.glob("outputs/tiny-*"))) == 1
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from trainables.checkpoint import Checkpoint, CheckpointStore
 from trainables.config import TrialConfig
 from trainables.errors import ConfigError, DataError
-from trainables.resume import MAY_CHANGE, flatten
+from trainables.identity import MAY_CHANGE, flatten
 from trainables.trial import run_trial
 
 if TYPE_CHECKING:
