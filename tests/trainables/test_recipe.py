@@ -194,7 +194,8 @@ def test_a_growing_step_decodes_at_its_side(tiny: Tiny, digits_index: ImageIndex
     assert [batch.shape[1] for batch in batches] == [recipe.side(step) for step in range(12)]
     assert len({batch.shape[1] for batch in batches}) == 3
     for step, batch in enumerate(batches):
-        fixed = Recipe.build(tiny(data={**data, "start_size": None, "image_size": batch.shape[1]}), digits_index)
+        one_side = {"start_size": None, "grow_steps": (0, 0), "image_size": batch.shape[1]}
+        fixed = Recipe.build(tiny(data={**data, **one_side}), digits_index)
         ingredients = fixed.ingredients(step)
         assert torch.equal(batch, ingredients.decode(ingredients.sample_ids, ingredients.epochs))
     assert recipe.train.image_size == 16
