@@ -229,7 +229,7 @@ def test_evaluation_is_exact(bench: Bench, start: Snapshot, batch_size: int) -> 
     """Top-1 equals a count sample by sample, whatever the batch; the ragged last batch weighs what it should."""
     bench.state.restore(start)
     split = bench.recipe.val.split
-    source = ImageSource(Split(split.paths[:75], split.labels[:75]), 16, "none", 0)
+    source = ImageSource(Split(split.store, split.labels[:75]), 16, "none", 0)
     normalize = bench.recipe.declared_normalization
     scores = evaluate(bench.state, source, normalize, "fp32", batch_size=batch_size, loader_threads=batch_size % 2)
     bench.state.model.eval()

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import uuid
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
+from trainables.data.store import FileStore, Store
 from trainables.errors import DataError, complaint
 
 MAX_IMAGES = 2000
@@ -21,49 +20,61 @@ MAX_IMAGES = 2000
 Channels = tuple[float, float, float]
 
 
-def channel_statistics(root: str, paths: Sequence[str], cache_dir: Path) -> tuple[Channels, Channels]:
+def channel_statistics(files: FileStore, cache_dir: Path) -> tuple[Channels, Channels]:
     """Per-channel mean and standard deviation of the stored pixels / 255, every pixel counted once.
 
-    Exact (integer counts) over the images that it reads: all of them, or `MAX_IMAGES` evenly spaced ones. Kept in
-    `cache_dir`/channels/, keyed by name, size and time of change of these images.
+    Those of `count_channels`, kept in `cache_dir`/channels/, keyed by name, size and time of change of the images that
+    are read.
 
     Args:
-        root: the data set's folder, which `paths` lie in.
-        paths: the training images.
+        files: the training images.
         cache_dir: holds the kept results.
 
     Raises:
         DataError: an image doesn't decode, or a channel is constant over the whole set.
 
     """
-    chosen = paths if len(paths) <= MAX_IMAGES else [paths[i * len(paths) // MAX_IMAGES] for i in range(MAX_IMAGES)]
-    kept = cache_dir / "channels" / f"{_fingerprint(root, chosen)}.json"
+    kept = cache_dir / "channels" / f"{_fingerprint(files)}.json"
     found = _read(kept)
     if found is None:
-        found = _moments(_histogram(chosen))
+        found = count_channels(files)
         _write(kept, found)
     mean, std = found
     if min(std) <= 0.0:
-        raise DataError(complaint("data.path", root, "images that differ in every colour channel", "check the images"))
+        allowed = "images that differ in every colour channel"
+        raise DataError(complaint("data.path", files.root, allowed, "check the images"))
     return mean, std
 
 
-def _fingerprint(root: str, paths: Sequence[str]) -> str:
+def count_channels(store: Store) -> tuple[Channels, Channels]:
+    """Per-channel mean and standard deviation of the stored pixels / 255, every pixel counted once.
+
+    Exact (integer counts) over the images that it reads: all of them, or `MAX_IMAGES` evenly spaced ones.
+    """
+    return _moments(_histogram(store))
+
+
+def _chosen(store: Store) -> range | list[int]:
+    n = len(store.names)
+    return range(n) if n <= MAX_IMAGES else [i * n // MAX_IMAGES for i in range(MAX_IMAGES)]
+
+
+def _fingerprint(files: FileStore) -> str:
     digest = hashlib.sha256()
-    for path in paths:
-        status = Path(path).stat()
-        digest.update(f"{os.path.relpath(path, root)}\x00{status.st_size}\x00{status.st_mtime_ns}\n".encode())
+    for place in _chosen(files):
+        status = Path(files.locate(place)).stat()
+        digest.update(f"{files.names[place]}\x00{status.st_size}\x00{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:32]
 
 
-def _histogram(paths: Sequence[str]) -> np.ndarray:
+def _histogram(store: Store) -> np.ndarray:
     """Count the values of each channel: int64 [3, 256]."""
     # Torch takes seconds to import, and a kept result needs none of it.
     from trainables.data.decode import decode_rgb
 
     counts = np.zeros((3, 256), dtype=np.int64)
-    for path in paths:
-        for channel, values in enumerate(decode_rgb(path).numpy()):
+    for place in _chosen(store):
+        for channel, values in enumerate(decode_rgb(store.read(place), store.locate(place)).numpy()):
             counts[channel] += np.bincount(values.reshape(-1), minlength=256)
     return counts
 

@@ -60,7 +60,7 @@ class ImageSource:
         return batch
 
     def _sample(self, sample_id: int, epoch: int | None) -> torch.Tensor:
-        pixels = decode_rgb(self.split.paths[sample_id])
+        pixels = read_rgb(self.split, sample_id)
         if epoch is None:
             return centre_square(pixels, self.image_size, self.eval_crop_ratio)
         pixels = self._crop_and_flip(pixels, generator(self.seed, "augment", epoch, sample_id))
@@ -78,6 +78,11 @@ class ImageSource:
         else:
             pixels = centre_square(pixels, self.image_size, self.eval_crop_ratio)
         return functional.horizontal_flip(pixels) if flip and "flip" in self.augment else pixels
+
+
+def read_rgb(split: Split, sample_id: int) -> torch.Tensor:
+    """The stored pixels of a sample: uint8 [3, height, width]. Raises DataError, which names the file."""
+    return decode_rgb(split.store.read(sample_id), split.store.locate(sample_id))
 
 
 def centre_square(pixels: torch.Tensor, size: int, ratio: float) -> torch.Tensor:

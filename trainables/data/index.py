@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from trainables.data.channels import channel_statistics
+from trainables.data.store import FileStore, Store
 from trainables.errors import DataError, complaint
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
@@ -21,13 +22,13 @@ LAYOUT = "'digits' or a folder with train/ and val/, each of class folders with 
 class Split:
     """Samples of one split; a sample's id is its place here."""
 
-    paths: tuple[str, ...]
-    """Absolute path of each image."""
+    store: Store
+    """Its encoded images."""
     labels: np.ndarray
     """Class of each image, int64 [n]."""
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.labels)
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class ImageIndex:
         """Hash of what a sample's id and label depend on: the classes, and the names of the images in their order."""
         digest = hashlib.blake2b("\n".join(self.classes).encode(), digest_size=8)
         for split in (self.train, self.val):
-            digest.update("\n".join(path.removeprefix(self.root) for path in split.paths).encode())
+            digest.update("\n".join(f"/{name}" for name in split.store.names).encode())
         return digest.hexdigest()
 
 
@@ -82,11 +83,11 @@ def _open(path: str, cache: Path) -> ImageIndex:
         _check_layout(path, root)
     classes = _class_names(f"{root}/train")
     _check_classes(path, classes, _class_names(f"{root}/val"))
-    train = _list_split(f"{root}/train", classes)
-    val = _list_split(f"{root}/val", classes)
-    _check_images(path, classes, train, val)
-    mean, std = channel_statistics(root, train.paths, cache)
-    return ImageIndex(root, classes, train, val, mean, std)
+    train_files, train_labels = _list_files(root, "train", classes)
+    val_files, val_labels = _list_files(root, "val", classes)
+    _check_images(path, classes, train_labels, val_labels)
+    mean, std = channel_statistics(train_files, cache)
+    return ImageIndex(root, classes, Split(train_files, train_labels), Split(val_files, val_labels), mean, std)
 
 
 def default_cache_dir() -> Path:
@@ -99,14 +100,11 @@ def _class_names(folder: str) -> tuple[str, ...]:
         return tuple(sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")))
 
 
-def _list_split(folder: str, classes: tuple[str, ...]) -> Split:
-    paths: list[str] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        found = _image_files(f"{folder}/{name}")
-        paths += found
-        labels += [label] * len(found)
-    return Split(tuple(paths), np.array(labels, dtype=np.int64))
+def _list_files(root: str, split: str, classes: tuple[str, ...]) -> tuple[FileStore, np.ndarray]:
+    """The images of a split, class by class, and their labels, int64 [n]."""
+    found = [_image_files(f"{root}/{split}/{name}") for name in classes]
+    names = tuple(path.removeprefix(f"{root}/") for paths in found for path in paths)
+    return FileStore(root, names), np.repeat(np.arange(len(classes)), [len(paths) for paths in found])
 
 
 def _image_files(folder: str) -> list[str]:
@@ -142,8 +140,8 @@ def _check_classes(path: str, train: tuple[str, ...], val: tuple[str, ...]) -> N
         raise DataError(complaint("data.path", path, f"classes of val/ that train/ has too (it lacks {few})", remedy))
 
 
-def _check_images(path: str, classes: tuple[str, ...], train: Split, val: Split) -> None:
-    counts = np.bincount(train.labels, minlength=len(classes))
+def _check_images(path: str, classes: tuple[str, ...], train: np.ndarray, val: np.ndarray) -> None:
+    counts = np.bincount(train, minlength=len(classes))
     for folder, empty in (("train/", len(train) == 0), ("val/", len(val) == 0)):
         if empty:
             remedy = f"add images to the class folders of {folder}"

@@ -21,7 +21,7 @@ from trainables.data.augment import (
     rand_augment,
     random_resized_crop,
 )
-from trainables.data.decode import decode_rgb
+from trainables.data.images import read_rgb
 from trainables.data.index import open_index
 from trainables.rng import generator
 
@@ -31,7 +31,7 @@ TinyImages = Callable[..., Path]
 @pytest.fixture
 def image(tiny_images: TinyImages, tmp_path: Path) -> torch.Tensor:
     """Coloured noise: uint8 [3, 32, 40]."""
-    return decode_rgb(open_index(str(tiny_images()), cache_dir=tmp_path / "cache").train.paths[3])
+    return read_rgb(open_index(str(tiny_images()), cache_dir=tmp_path / "cache").train, 3)
 
 
 def crop_rule(min_area: float) -> Any:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from trainables.data.decode import decode_rgb
+from trainables.data.store import read_file
 from trainables.errors import DataError
 
 
@@ -29,7 +30,7 @@ def test_every_kind_of_png_becomes_rgb_bytes(
     """Grey is repeated, alpha is dropped, 16 bits become 8."""
     path = tmp_path / "x.png"
     Image.new(mode, (5, 4), colour).save(path)
-    pixels = decode_rgb(str(path))
+    pixels = decode_rgb(read_file(str(path)), str(path))
     assert pixels.dtype == torch.uint8
     assert pixels.shape == (3, 4, 5)
     assert pixels[:, 0, 0].tolist() == list(expected)
@@ -39,7 +40,7 @@ def test_photos_decode_as_in_pillow(clothing: Path) -> None:
     """Real JPEGs come out within rounding of Pillow's decoder."""
     for path in sorted(clothing.glob("val/*/*.jpg"))[::40]:
         expected = np.asarray(Image.open(path).convert("RGB"), dtype=np.int16)
-        found = decode_rgb(str(path)).permute(1, 2, 0).numpy().astype(np.int16)
+        found = decode_rgb(read_file(str(path)), str(path)).permute(1, 2, 0).numpy().astype(np.int16)
         assert np.abs(found - expected).mean() < 0.5, path
 
 
@@ -47,7 +48,7 @@ def test_cmyk_jpegs_become_rgb(tmp_path: Path) -> None:
     """ImageNet holds a few of them."""
     path = tmp_path / "x.jpg"
     Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(path)
-    red, green, blue = decode_rgb(str(path))[:, 0, 0].tolist()
+    red, green, blue = decode_rgb(read_file(str(path)), str(path))[:, 0, 0].tolist()
     assert red > 200
     assert max(green, blue) < 60
 
@@ -64,7 +65,7 @@ def test_a_damaged_file_is_an_error_that_names_it(damage: str, suffix: str, tmp_
     if damage in contents:
         path.write_bytes(contents[damage])
     with pytest.raises(DataError) as caught:
-        decode_rgb(str(path))
+        decode_rgb(read_file(str(path)), str(path))
     message = str(caught.value)
     assert message.startswith(f"data.path: 'photo{suffix}' is not allowed; allowed: ")
     assert message.endswith(f"; remedy: replace or remove {path}")
@@ -78,4 +79,4 @@ def test_an_animation_is_an_error(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (8, 8), (shade, 0, 0)) for shade in (0, 100, 200)]
     frames[0].save(path, format="GIF", save_all=True, append_images=frames[1:])
     with pytest.raises(DataError, match=r"x\.jpg.*3 frames"):
-        decode_rgb(str(path))
+        decode_rgb(read_file(str(path)), str(path))

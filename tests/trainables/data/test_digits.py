@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from trainables.data.decode import decode_rgb
 from trainables.data.digits import write_digits
+from trainables.data.images import read_rgb
 from trainables.data.index import ImageIndex, Split, open_index
 from trainables.errors import DataError
 
 
 def load(split: Split) -> np.ndarray:
     """All images of a split: float [n, 32, 32, 3] in 0..1."""
-    return np.stack([decode_rgb(path).permute(1, 2, 0).numpy() for path in split.paths]) / 255.0
+    return np.stack([read_rgb(split, place).permute(1, 2, 0).numpy() for place in range(len(split))]) / 255.0
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_size_and_split(digits_index: ImageIndex) -> None:
     """1,797 digits: 1,500 to train on and 297 to validate, none in both."""
     assert digits_index.classes == tuple("0123456789")
     assert (len(digits_index.train), len(digits_index.val)) == (1500, 297)
-    names = [Path(path).name for path in (*digits_index.train.paths, *digits_index.val.paths)]
+    names = [Path(path).name for path in (*digits_index.train.store.names, *digits_index.val.store.names)]
     assert len(set(names)) == 1797
 
 

@@ -14,8 +14,7 @@ import torch
 from torchvision.transforms import v2
 
 from trainables.data.augment import draw_crop, rand_augment
-from trainables.data.decode import decode_rgb
-from trainables.data.images import Augment, ImageSource
+from trainables.data.images import Augment, ImageSource, read_rgb
 from trainables.data.index import ImageIndex, open_index
 from trainables.data.prefetch import Prefetcher
 from trainables.data.sampler import EpochSampler
@@ -75,7 +74,7 @@ def test_a_batch_may_span_epochs(index: ImageIndex) -> None:
 def test_evaluation_is_resize_and_centre_crop(index: ImageIndex) -> None:
     """As torchvision's own transforms; `none` trains on the same pixels in every epoch."""
     transform = v2.Compose([v2.Resize(24, antialias=True), v2.CenterCrop(24)])
-    expected = torch.stack([transform(decode_rgb(path)).permute(1, 2, 0) for path in index.train.paths])
+    expected = torch.stack([transform(read_rgb(index.train, int(i))).permute(1, 2, 0) for i in range(len(index.train))])
     ids = np.arange(16)
     assert torch.equal(ImageSource(index.train, 24, "crop_flip", 0).fetch(ids, None), expected)
     assert torch.equal(ImageSource(index.train, 24, "none", 0).fetch(ids, 7), expected)
@@ -109,7 +108,7 @@ def test_a_crop_is_drawn_with_the_least_area(index: ImageIndex, min_area: float)
     rng = generator(0, "augment", 2, 4)
     rng.random()
     top, left, height, width = draw_crop(rng, 32, 40, min_area)
-    pixels = decode_rgb(index.train.paths[4])
+    pixels = read_rgb(index.train, 4)
     expected = v2.functional.resized_crop(pixels, top, left, height, width, [24, 24], antialias=True)
     found = ImageSource(index.train, 24, "crop", 0, crop_min_area=min_area).fetch(np.array([4]), 2)[0]
     assert torch.equal(found, expected.permute(1, 2, 0))
@@ -120,7 +119,7 @@ def test_evaluation_cuts_the_middle(index: ImageIndex, size: int, short_side: in
     """As torchvision's presets: 224 of 256 is a ratio of 0.875; `none` trains on the same pixels."""
     transform = v2.Compose([v2.Resize(short_side, antialias=True), v2.CenterCrop(size)])
     ids = np.arange(4)
-    expected = torch.stack([transform(decode_rgb(index.train.paths[i])).permute(1, 2, 0) for i in ids])
+    expected = torch.stack([transform(read_rgb(index.train, int(i))).permute(1, 2, 0) for i in ids])
     source = ImageSource(index.train, size, "none", 0, eval_crop_ratio=0.875)
     assert torch.equal(source.fetch(ids, None), expected)
     assert torch.equal(source.fetch(ids, 3), expected)
@@ -197,11 +196,11 @@ def test_intra_op_threads_and_concurrency_change_no_bit(clothing: Path, tmp_path
 
 def test_a_damaged_image_is_an_error_that_names_it(index: ImageIndex) -> None:
     """The file is named, through the prefetcher too."""
-    Path(index.train.paths[2]).write_bytes(b"no image")
+    Path(index.train.store.locate(2)).write_bytes(b"no image")
     source = ImageSource(index.train, 24, "crop", 0)
     with Prefetcher(lambda step: source.fetch(np.array([step]), 0), 2) as prefetcher:
         prefetcher.get(1)
-        with pytest.raises(DataError, match=index.train.paths[2]):
+        with pytest.raises(DataError, match=index.train.store.locate(2)):
             prefetcher.get(2)
 
 

@@ -13,6 +13,7 @@ import torch
 
 from trainables.config import FaultConfig
 from trainables.data.index import ImageIndex, Split, open_index
+from trainables.data.store import FileStore
 from trainables.diagnosis.naming import NamedCause, best_channel_order, name_cause, name_labels
 from trainables.diagnosis.references import Ingredient, rate_before, rate_divided
 from trainables.faults import build_faults
@@ -162,7 +163,7 @@ def test_labels_of_before_the_event_are_no_evidence(recipe: Recipe, after: int, 
 def many_classes(recipe: Recipe, count: int) -> Recipe:
     """The recipe over a data set of `count` classes with as many samples each; it has no pixels."""
     labels = generator("many_classes").permutation(np.repeat(np.arange(count), 3)).astype(np.int64)
-    split = Split(tuple(f"{i}.jpg" for i in range(len(labels))), labels)
+    split = Split(FileStore("nowhere", tuple(f"{i}.jpg" for i in range(len(labels)))), labels)
     classes = tuple(f"{i:04d}" for i in range(count))
     index = ImageIndex("nowhere", classes, split, split, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
     return Recipe.build(recipe.config, index)
