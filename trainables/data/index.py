@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,8 +34,8 @@ class Split:
 
 
 @dataclass(frozen=True)
-class ImageIndex:
-    """A data set: its classes, its two splits and the moments of its training pixels."""
+class Listing:
+    """A data set as its names tell it: nothing is decoded."""
 
     root: str
     """Absolute path of the folder with train/ and val/."""
@@ -41,10 +43,6 @@ class ImageIndex:
     """Class names, sorted; a label is a place here."""
     train: Split
     val: Split
-    channel_mean: tuple[float, float, float]
-    """Mean of the stored training pixels / 255, for R, G and B."""
-    channel_std: tuple[float, float, float]
-    """Standard deviation of the stored training pixels / 255, for R, G and B."""
 
     def fingerprint(self) -> str:
         """Hash of what a sample's id and label depend on: the classes, and the names of the images in their order."""
@@ -54,8 +52,18 @@ class ImageIndex:
         return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class ImageIndex(Listing):
+    """A data set with the moments of its training pixels."""
+
+    channel_mean: tuple[float, float, float]
+    """Mean of the stored training pixels / 255, for R, G and B."""
+    channel_std: tuple[float, float, float]
+    """Standard deviation of the stored training pixels / 255, for R, G and B."""
+
+
 def open_index(path: str, *, cache_dir: Path | None = None) -> ImageIndex:
-    """List a data set. The same files give the same index in any order of listing.
+    """List a data set and count its channels. The same files give the same index in any order of listing.
 
     Args:
         path: `digits`, or a folder with train/ and val/, each of class folders.
@@ -66,28 +74,46 @@ def open_index(path: str, *, cache_dir: Path | None = None) -> ImageIndex:
 
     """
     cache = default_cache_dir() if cache_dir is None else cache_dir
+    found = list_images(path, cache_dir=cache)
+    assert isinstance(found.train.store, FileStore)
+    with _readable(path):
+        mean, std = channel_statistics(found.train.store, cache)
+    return ImageIndex(found.root, found.classes, found.train, found.val, mean, std)
+
+
+def list_images(path: str, *, cache_dir: Path | None = None) -> Listing:
+    """List a data set without reading an image. Arguments as of `open_index`.
+
+    Raises:
+        DataError: the folder is missing or not of that layout, or a class or split has no images.
+
+    """
+    with _readable(path):
+        root = _find_root(path, default_cache_dir() if cache_dir is None else cache_dir)
+        classes = _class_names(f"{root}/train")
+        _check_classes(path, classes, _class_names(f"{root}/val"))
+        train, val = (Split(*_list_files(root, split, classes)) for split in ("train", "val"))
+    _check_images(path, classes, train.labels, val.labels)
+    return Listing(root, classes, train, val)
+
+
+@contextmanager
+def _readable(path: str) -> Iterator[None]:
     try:
-        return _open(path, cache)
+        yield
     except OSError as error:
         remedy = f"check {error.filename}" if error.filename else "check data.path"
         raise DataError(complaint("data.path", path, f"files that can be read ({error.strerror})", remedy)) from None
 
 
-def _open(path: str, cache: Path) -> ImageIndex:
+def _find_root(path: str, cache: Path) -> str:
     if path == "digits":
         from trainables.data.digits import write_digits
 
-        root = str(write_digits(cache).resolve())
-    else:
-        root = str(Path(path).expanduser().resolve())
-        _check_layout(path, root)
-    classes = _class_names(f"{root}/train")
-    _check_classes(path, classes, _class_names(f"{root}/val"))
-    train_files, train_labels = _list_files(root, "train", classes)
-    val_files, val_labels = _list_files(root, "val", classes)
-    _check_images(path, classes, train_labels, val_labels)
-    mean, std = channel_statistics(train_files, cache)
-    return ImageIndex(root, classes, Split(train_files, train_labels), Split(val_files, val_labels), mean, std)
+        return str(write_digits(cache).resolve())
+    root = str(Path(path).expanduser().resolve())
+    _check_layout(path, root)
+    return root
 
 
 def default_cache_dir() -> Path:
