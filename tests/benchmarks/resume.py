@@ -53,16 +53,23 @@ def run_config(norm: str) -> dict[str, Any]:
     }
 
 
-def run_rank(rank: int, world: int, values: dict[str, Any], folder: str, kill_at: int | None) -> None:
-    """One rank of the run; it kills itself before step `kill_at`."""
+Kill = tuple[int, int]
+"""A rank, and the step before which it dies."""
+
+
+def run_rank(rank: int, world: int, values: dict[str, Any], folder: str, group: str, kill: Kill | None) -> None:
+    """One rank of the run."""
     import torch.distributed as dist
 
+    if kill is not None:
+        # The others end with the traceback of a lost peer.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     if world > 1:
-        dist.init_process_group("gloo", init_method=f"file://{folder}/group-{kill_at}", rank=rank, world_size=world)
+        dist.init_process_group("gloo", init_method=f"file://{group}", rank=rank, world_size=world)
     steps = iter(range(10**9))
 
     def notice() -> bool:
-        if next(steps) == kill_at:
+        if (rank, next(steps)) == kill:
             os.kill(os.getpid(), signal.SIGKILL)
         return False
 
@@ -72,12 +79,10 @@ def run_rank(rank: int, world: int, values: dict[str, Any], folder: str, kill_at
     assert result.phase == "finished", result
 
 
-def run_ranks(world: int, values: dict[str, Any], folder: str, kill_at: int | None, killed: int = 0) -> bool:
-    """Run on `world` ranks, of which `killed` dies; whether all came to their end."""
-    ranks = [
-        FORK.Process(target=run_rank, args=(rank, world, values, folder, kill_at if rank == killed else None))
-        for rank in range(world)
-    ]
+def run_ranks(world: int, values: dict[str, Any], folder: str, kill: Kill | None) -> bool:
+    """Run on `world` ranks, of which one may die; whether all came to their end."""
+    group = tempfile.mktemp(dir=folder)  # noqa: S306 - the ranks meet in a file that isn't there yet
+    ranks = [FORK.Process(target=run_rank, args=(rank, world, values, folder, group, kill)) for rank in range(world)]
     for process in ranks:
         process.start()
     while any(process.is_alive() for process in ranks) and not any(process.exitcode for process in ranks):
@@ -145,11 +150,10 @@ def one_run(way: str, norm: str, rng: random.Random | None) -> tuple[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         if way.isdigit():
             world = int(way)
-            kill_at = rng.randrange(1, STEPS - 1) if rng else None
-            rank = rng.randrange(world) if rng else 0
-            finished = run_ranks(world, values, folder, kill_at, rank)
+            kill = (rng.randrange(world), rng.randrange(1, STEPS - 1)) if rng else None
+            finished = run_ranks(world, values, folder, kill)
             finished = finished if rng is None else not finished and run_ranks(world, values, folder, None)
-            where = f"rank {rank} before step {kill_at}" if rng else ""
+            where = f"rank {kill[0]} before step {kill[1]}" if kill else ""
         else:
             delay = rng.uniform(0.0, 1.5) if rng else None
             finished = run_sweep(values, folder, way, delay)
