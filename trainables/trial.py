@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from trainables.checkpoint import CheckpointStore
 from trainables.config import TrialConfig
@@ -38,6 +39,8 @@ from trainables.state import Snapshot, TrainState
 
 log = logging.getLogger(__name__)
 
+MOST_SHAPES = 64
+"""Input shapes that a network is compiled for: sides of growing images, shares, last batches, training or not."""
 RECORDED = 1024
 """Losses kept for a diagnosis to compare its exact replay with."""
 
@@ -233,7 +236,7 @@ def build_state(config: TrialConfig, num_classes: int, ranks: Ranks) -> TrainSta
     model = build_model(config.model, num_classes=num_classes, image_size=config.data.image_size, seed=config.seed)
     model = model.to(device).to(memory_format=layout)
     if config.precision.compile:
-        model.compile()
+        compile_each_shape(model)
     state = TrainState(
         model,
         build_optimizer(model, config.optim),
@@ -247,6 +250,16 @@ def build_state(config: TrialConfig, num_classes: int, ranks: Ranks) -> TrainSta
     if ranks.world_size > 1:
         warm_up(state, config.data.image_size)
     return state
+
+
+def compile_each_shape(model: nn.Module) -> None:
+    """Compile `model` anew for each shape of its input, so that a step's bits don't depend on the shapes before it.
+
+    Left to itself dynamo turns to dynamic sizes at the second shape it sees, and to eager at the ninth: a run with
+    growing images would end with other bits after a resume.
+    """
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_SHAPES)  # noqa: SLF001
+    model.compile(dynamic=False)
 
 
 def choose_device(name: str) -> torch.device:

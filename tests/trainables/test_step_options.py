@@ -193,8 +193,8 @@ def small_network(config: ModelConfig, *, num_classes: int, **_options: Any) -> 
     del config
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        layers = [nn.Conv2d(3, 8, kernel_size=3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten()]
-        return nn.Sequential(*layers, nn.Linear(8 * 7 * 7, num_classes))
+        layers = [nn.Conv2d(3, 8, kernel_size=3, stride=2), nn.BatchNorm2d(8), nn.ReLU()]
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(8 * 4 * 4, num_classes))
 
 
 def test_compiled_steps_are_near_eager_ones(build: Build, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,3 +205,20 @@ def test_compiled_steps_are_near_eager_ones(build: Build, tiny: Tiny, monkeypatc
     compilations = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     assert compilations > 0
     assert [s.loss for s in actual] == pytest.approx([s.loss for s in expected], rel=1e-4)
+
+
+def test_compiled_steps_know_nothing_of_the_sides_before(
+    build: Build, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compiled run with growing images that goes on in a new process takes the steps of one that never stopped."""
+    monkeypatch.setattr("trainables.trial.build_model", small_network)
+    growing = {"start_size": 8, "grow_steps": (0, 3), "size_multiple": 4}
+    config = tiny(precision={"compile": True}, data=growing)
+    whole, resumed = build(config), build(config)
+    run(whole, 2)
+    resumed.state.restore(whole.state.snapshot())
+    list(run_steps(whole.state, whole.stream, 2, 5, loader_threads=0))
+    torch._dynamo.reset()
+    list(run_steps(resumed.state, resumed.stream, 2, 5, loader_threads=0))
+    assert len({resumed.recipe.side(step) for step in range(5)}) == 3
+    assert torch.equal(weights(whole), weights(resumed))
