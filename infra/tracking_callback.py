@@ -22,13 +22,17 @@ from infra.tracking_records import Report, SweepEnd, SweepStart, TrialEnd, Trial
 from infra.tracking_runs import RunRecorder
 from infra.tracking_writer import TrackingWriter
 from trainables.errors import TrackingError, complaint
+from trainables.speed import SPEEDS
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
     from ray.tune.stopper import Stopper
 
 logger = logging.getLogger("epoch14.tracking")
-ROW_KEYS = ("step", "epoch", "phase", "val_top1", "best_val_top1", "images_per_s", "symptom", "history", "diagnosis")
+ROW_KEYS = (
+    *("step", "epoch", "phase", "val_top1", "best_val_top1", *SPEEDS),
+    *("symptom", "history", "quarantined", "diagnosis"),
+)
 
 
 class TrialTracker(Callback):

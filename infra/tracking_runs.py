@@ -35,6 +35,7 @@ from infra.tracking_values import (
     user_name,
 )
 from trainables.errors import TrackingError, complaint
+from trainables.speed import SPEEDS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,6 +45,8 @@ MAY_FAIL = ("loss", "grad_norm")
 """Metrics whose first non-finite value is also kept as a tag; elsewhere NaN means 'none here'."""
 SWEEP_FILE, TRIAL_FILE = "sweep.yaml", "config.yaml"
 """Artifacts of the sweep's run and of each trial's: their configs."""
+QUARANTINE_FILE = "quarantined.txt"
+"""Artifact of a trial's run: its images that don't decode, one a line; their number is the metric `quarantined`."""
 NOTE = "mlflow.note.content"
 """The run page shows it as the description, in Markdown."""
 
@@ -57,6 +60,7 @@ class RunState:
     last_report: int = -1
     best: float = -math.inf
     symptom: str = ""
+    quarantined: int = 0
 
 
 class RunRecorder:
@@ -168,6 +172,7 @@ class RunRecorder:
             last_report=last_step,
             best=run.data.metrics.get("best_val_top1", -math.inf),
             symptom=run.data.tags.get("diagnosis.symptom", ""),
+            quarantined=round(run.data.metrics.get("quarantined", 0)),
         )
 
     def _log_params(self, run_id: str, params: Mapping[str, str]) -> None:
@@ -219,18 +224,25 @@ class RunRecorder:
         state.last_step = batch[-1].step
 
     def _log_summary(self, state: RunState, record: Report) -> None:
-        """best_val_top1 whenever it rises, so that its latest value is the run's; the speed once a report."""
+        """best_val_top1 whenever it rises, so that its latest value is the run's; the speeds once a report.
+
+        The images that don't decode whenever there are more.
+        """
         row, step = record.row, int(record.row["step"])
         summary = {}
         best = row.get("best_val_top1")
         if best is not None and best > state.best:
             summary["best_val_top1"] = best
-        if step > state.last_report and row.get("images_per_s"):
-            summary["images_per_s"] = row["images_per_s"]
+        if step > state.last_report:
+            summary |= {key: row[key] for key in SPEEDS if row.get(key)}
+        if len(row.get("quarantined") or ()) > state.quarantined:
+            summary["quarantined"] = len(row["quarantined"])
+            self._client.log_text(state.run_id, "\n".join(row["quarantined"]) + "\n", QUARANTINE_FILE)
         if summary:
             metrics = list(metrics_of({"step": step, **summary}, record.until_ms))
             self._client.log_batch(state.run_id, metrics=metrics)
         state.best = summary.get("best_val_top1", state.best)
+        state.quarantined = summary.get("quarantined", state.quarantined)
         state.last_report = max(state.last_report, step)
 
     def _log_diagnosis(self, state: RunState, diagnosis: Mapping[str, Any]) -> None:

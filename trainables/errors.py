@@ -3,6 +3,7 @@
     Epoch14Error
     ├── ConfigError          a key of a config, an override or a preset name is wrong     (exit 2)
     ├── DataError            the data set is missing, empty, damaged or too small         (exit 2)
+    │   └── DecodeError      an image gives no pixels
     ├── CheckpointError      the place of the checkpoints can't be used                   (exit 2)
     ├── TrackingError        the MLflow server or its store can't be used                 (exit 2)
     ├── ClusterError         a Ray cluster can't be reached or refuses the job            (exit 2)
@@ -29,6 +30,10 @@ class ConfigError(Epoch14Error):
 
 class DataError(Epoch14Error):
     """The data set is missing, empty, damaged or too small for the batch."""
+
+
+class DecodeError(DataError):
+    """The bytes of an image were read, and give no pixels."""
 
 
 class CheckpointError(Epoch14Error):

@@ -37,20 +37,24 @@ def evaluate(
     batch_size: int = 256,
     loader_threads: int = 0,
 ) -> Evaluation:
-    """Score a split, with the averaged weights where there are any; ranks take disjoint shares, none padded."""
+    """Score a split, with the averaged weights where there are any; ranks take disjoint shares, none padded.
+
+    Images that don't decode are quarantined and in no score.
+    """
     ids = np.arange(len(source.split))[state.ranks.rank :: state.ranks.world_size]
     parts = np.split(ids, range(batch_size, len(ids), batch_size))
     totals = torch.zeros(4, dtype=torch.float64, device=state.device)
     state.model.eval()
-    decoded = Prefetcher(lambda i: source.fetch(parts[i], None), loader_threads, stop_step=len(parts))
+    decoded = Prefetcher(lambda i: source.fetch_sound(parts[i]), loader_threads, stop_step=len(parts))
     with state.averaged_weights(), matrix_precision(amp, state.device), decoded:
         for buffer in state.buffers:
             # Running statistics and their averages are each rank's own.
             state.ranks.broadcast(buffer)
-        for i, part in enumerate(parts):
-            labels = torch.from_numpy(source.split.labels[part]).to(state.device)
+        for i in range(len(parts)):
+            images, kept = decoded.get(i)
+            labels = torch.from_numpy(source.split.labels[kept]).to(state.device)
             with autocast(amp, state.device):
-                logits: Tensor = state.model(to_input(decoded.get(i), normalize, state))
+                logits: Tensor = state.model(to_input(images, normalize, state))
             totals += evaluation_sums(logits.float(), labels)
     state.model.train()
     top1, top5, loss, count = state.ranks.sum(totals).tolist()

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from trainables.data.mixing import mix_images
-from trainables.data.prefetch import Prefetcher
+from trainables.data.prefetch import LoaderTimes, Prefetcher
 from trainables.ingredients import Batch, Ingredients, Normalize, Stream, load_batch
 from trainables.norms import whole_batch_statistics
 from trainables.optim import clip_unitwise, set_hyperparameters, step_unless
@@ -92,10 +92,11 @@ def run_steps(
     loader_threads: int,
     reading: Reading | None = None,
     notice: Callable[[], bool] = lambda: False,
+    times: LoaderTimes | None = None,
 ) -> Iterator[StepSignals]:
     """Run steps [start, stop), decoding ahead in threads; closing the iterator closes the threads.
 
-    Signals come as `reading` says; by default each step's at once.
+    Signals come as `reading` says; by default each step's at once. `times` takes what the loader costs.
     """
 
     def fetch(step: int) -> tuple[Ingredients, Batch]:
@@ -106,7 +107,7 @@ def run_steps(
     reading = reading or Reading()
     state.model.train()
     unread: list[StepRecord] = []
-    with Prefetcher(fetch, loader_threads, stop_step=stop) as prefetcher:
+    with Prefetcher(fetch, loader_threads, stop_step=stop, times=times) as prefetcher:
         for step in range(start, stop):
             unread.append(train_step(state, *prefetcher.get(step), notice=notice()))
             if len(unread) == reading.every or step + 1 == stop or reading.now(step + 1):

@@ -56,6 +56,14 @@ class Ranks:
         data = torch.tensor(list(text.ljust(int(size))), dtype=torch.uint8)
         return json.loads(bytes(self.broadcast(data).tolist()))
 
+    def gather(self, value: Any) -> list[Any]:
+        """Each rank's `value`, in their order, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
     def total(self, value: float) -> float:
         """Sum of one number over all ranks, the same on each."""
         return float(self.sum(torch.tensor([value], dtype=torch.float64)).item())

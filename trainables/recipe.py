@@ -15,6 +15,7 @@ from trainables.data.images import ImageSource
 from trainables.data.index import ImageIndex
 from trainables.data.mixing import draw_mix
 from trainables.data.normalize import Normalization, build_normalization
+from trainables.data.quarantine import Quarantine
 from trainables.data.sampler import EpochSampler
 from trainables.errors import DataError, complaint
 from trainables.ingredients import Ingredients
@@ -62,6 +63,7 @@ class Recipe:
                 rand_augment_ops=data.rand_augment_ops,
                 rand_augment_magnitude=data.rand_augment_magnitude,
                 eval_crop_ratio=data.eval_crop_ratio,
+                quarantine=Quarantine(index.train, data.max_quarantined),
             ),
             val=ImageSource(
                 index.val,
@@ -69,6 +71,7 @@ class Recipe:
                 "none",
                 config.seed,
                 eval_crop_ratio=data.eval_crop_ratio,
+                quarantine=Quarantine(index.val, data.max_quarantined),
             ),
             sampler=EpochSampler(len(index.train), config.global_batch_size, config.seed),
             rate_at=build_schedule(
@@ -111,6 +114,11 @@ class Recipe:
             return data.image_size
         exact = float(np.interp(step, data.grow_steps, (data.start_size, data.image_size)))
         return min(max(1, round(exact / data.size_multiple)) * data.size_multiple, data.image_size)
+
+    def quarantined(self) -> list[str]:
+        """Where the images are that this process found not to decode."""
+        sources = (self.train, self.val)
+        return [file for source in sources if source.quarantine is not None for file in source.quarantine.files()]
 
     def source(self, step: int) -> ImageSource:
         """The training images at the side of `step`: `train`, but for progressive resizing."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ from trainables.detectors import Symptom
 from trainables.diagnosis.verdict import Diagnosis
 from trainables.evaluation import Evaluation
 from trainables.signals import StepSignals
+from trainables.speed import Speedometer
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -20,20 +20,20 @@ class Reporter:
 
     Args:
         report: takes a row.
-        global_batch_size: samples of a step.
+        speed: measures the images a second.
         epoch_of: step -> its epoch.
 
     """
 
-    def __init__(self, report: Report, global_batch_size: int, epoch_of: Callable[[int], int]) -> None:
+    def __init__(self, report: Report, speed: Speedometer, epoch_of: Callable[[int], int]) -> None:
         self.report = report
-        self.global_batch_size = global_batch_size
+        self.speed = speed
         self.epoch_of = epoch_of
         self.history: list[dict[str, float]] = []
         self.last: StepSignals | None = None
         self.top1 = 0.0
         self.best_top1 = 0.0
-        self.started = time.monotonic()
+        self.quarantined: list[str] = []
         self.sent_step = 0
 
     def resume(self, last: StepSignals, top1: float, best_top1: float) -> None:
@@ -69,8 +69,6 @@ class Reporter:
         """Send one row and start the next."""
         assert self.last is not None
         done = self.last.step + 1
-        elapsed = max(time.monotonic() - self.started, 1e-9)
-        images = (done - self.sent_step) * self.global_batch_size
         self.report(
             {
                 "step": done,
@@ -81,11 +79,12 @@ class Reporter:
                 "lr": self.last.learning_rate,
                 "val_top1": self.top1,
                 "best_val_top1": self.best_top1,
-                "images_per_s": images / elapsed,
+                **self.speed.read(done - self.sent_step),
                 "symptom": symptom.kind if symptom else "",
                 "history": self.history,
+                "quarantined": self.quarantined,
                 "diagnosis": diagnosis.to_dict() if diagnosis else None,
             }
         )
         self.history = []
-        self.started, self.sent_step = time.monotonic(), done
+        self.sent_step = done

@@ -18,6 +18,7 @@ from torch import nn
 from trainables.checkpoint import CheckpointStore
 from trainables.config import TrialConfig
 from trainables.data.index import open_index
+from trainables.data.quarantine import check_quarantined
 from trainables.detectors import Detector, Symptom
 from trainables.diagnosis.diagnose import diagnose
 from trainables.diagnosis.snapshots import SnapshotRing
@@ -35,6 +36,7 @@ from trainables.reporter import Report, Reporter
 from trainables.resume import check_same_run, restore_run, run_meta
 from trainables.shares import check_shares
 from trainables.signals import StepSignals
+from trainables.speed import Speedometer
 from trainables.state import Snapshot, TrainState
 
 log = logging.getLogger(__name__)
@@ -112,7 +114,8 @@ class Trial:
         self.detector = Detector(config.detector, classes, *self.recipe.expected_input_moments())
         self.snapshots = SnapshotRing(config.diagnosis.snapshot_every, config.diagnosis.snapshots)
         self.losses: dict[int, float] = {}
-        self.reporter = Reporter(report, config.global_batch_size, self.recipe.sampler.epoch)
+        speed = Speedometer(config.global_batch_size, config.data.loader_threads)
+        self.reporter = Reporter(report, speed, self.recipe.sampler.epoch)
         self.store = store
         self.notice = notice
         self.stop = min(config.max_steps, stop_after or config.max_steps)
@@ -126,6 +129,7 @@ class Trial:
         symptom = self._train()
         diagnosis = self._diagnose(symptom) if symptom is not None else None
         phase = "stopped" if symptom else "finished" if self.state.step == self.config.max_steps else "interrupted"
+        self._gather_quarantined()
         self.reporter.send(phase, symptom=symptom, diagnosis=diagnosis)
         return TrialResult(phase, self.state.step, self.reporter.best_top1, symptom, diagnosis)
 
@@ -138,6 +142,7 @@ class Trial:
             loader_threads=self.config.data.loader_threads,
             reading=Reading(1 if self.state.device.type == "cpu" else self.config.read_every, self._is_due),
             notice=self.notice,
+            times=self.reporter.speed.loader,
         )
         for signals in steps:
             self._record(signals)
@@ -169,21 +174,29 @@ class Trial:
             self.snapshots.offer(self.state)
         evaluated = done % config.eval_every == 0 or done == config.max_steps
         if evaluated:
-            scores = evaluate(
-                self.state,
-                self.recipe.val,
-                self.recipe.declared_normalization,
-                config.precision.amp,
-                loader_threads=config.data.loader_threads,
-            )
+            with self.reporter.speed.paused():
+                scores = evaluate(
+                    self.state,
+                    self.recipe.val,
+                    self.recipe.declared_normalization,
+                    config.precision.amp,
+                    loader_threads=config.data.loader_threads,
+                )
             self.reporter.add_evaluation(scores)
         keep = self._is_kept(done)
         if keep or (done < config.max_steps and done % config.report_every == 0):
             # Before the checkpoint: what it holds is never sent again.
+            self._gather_quarantined()
             self.reporter.send("training")
         if keep:
             # A state that was not evaluated is nobody's best.
             self._save(self.reporter.top1 if evaluated else math.nan)
+
+    def _gather_quarantined(self) -> None:
+        """What all ranks found not to decode; raises DataError where it is too much."""
+        found = sorted(set().union(*self.ranks.gather(self.recipe.quarantined())))
+        check_quarantined(found, self.config.data.max_quarantined)
+        self.reporter.quarantined = found
 
     def _is_kept(self, done: int) -> bool:
         """Whether a checkpoint is due: each `every` steps, at a long run's end, and before an interruption."""

@@ -19,6 +19,7 @@ from ray.tune.experiment import Trial
 from infra.tracking_callback import TrialTracker
 from infra.tracking_values import MAX_TAG_CHARS
 from trainables.errors import TrackingError
+from trainables.speed import SPEEDS
 
 if TYPE_CHECKING:
     from tests.infra.conftest import Store
@@ -62,6 +63,33 @@ def test_a_healthy_trial_is_recorded_whole(store: Store, tmp_path: Path) -> None
     assert b"space:" in store.artifact(parent, "sweep.yaml", tmp_path / "parent")
     assert b"a1b2c_00000" in store.artifact(parent, "summary.csv", tmp_path / "parent")
     assert "a\\|b" in parent.data.tags["mlflow.note.content"]
+
+
+def test_images_that_do_not_decode_are_counted_and_listed(store: Store, tmp_path: Path) -> None:
+    """A metric that grows with their number, and the files as an artifact."""
+    sweep = store.sweep()
+    trial = sweep.start()
+    sweep.report(trial, 0, 10, quarantined=[])
+    sweep.report(trial, 10, 20, quarantined=["/data/train/cat/1.jpg"])
+    sweep.report(trial, 20, 30, quarantined=["/data/train/cat/1.jpg"])
+    sweep.report(trial, 30, 40, quarantined=["/data/train/cat/1.jpg", "/data/val/dog/2.jpg"], phase="finished")
+    sweep.complete(trial)
+    sweep.tracker.on_experiment_end(sweep.trials)
+
+    child = store.trial()
+    assert store.losses(child, "quarantined") == [(19, 1.0), (39, 2.0)]
+    assert store.artifact(child, "quarantined.txt", tmp_path) == b"/data/train/cat/1.jpg\n/data/val/dog/2.jpg\n"
+
+
+def test_the_speeds_tell_data_from_step(store: Store) -> None:
+    """End to end, the loader's and the step's, once a report."""
+    sweep = store.sweep()
+    trial = sweep.start()
+    sweep.report(trial, 0, 10, images_per_s=90.0, loader_images_per_s=100.0, step_images_per_s=900.0)
+    sweep.complete(trial)
+    sweep.tracker.on_experiment_end(sweep.trials)
+    found = store.trial().data.metrics
+    assert [found[key] for key in SPEEDS] == [90.0, 100.0, 900.0]
 
 
 def test_a_diagnosed_trial_tells_why(store: Store, diagnosis: dict[str, Any], tmp_path: Path) -> None:

@@ -11,14 +11,16 @@ import pytest
 import torch
 
 from trainables.errors import ConfigError, DataError
+from trainables.speed import SPEEDS
 from trainables.trial import Trial, choose_device
 
 if TYPE_CHECKING:
+    from tests.conftest import TinyImages
     from tests.trainables.conftest import Run, RunTrial, Tiny
 
 ROW = {
-    *("step", "epoch", "phase", "replay", "loss", "lr", "val_top1", "best_val_top1", "images_per_s"),
-    *("symptom", "history", "diagnosis"),
+    *("step", "epoch", "phase", "replay", "loss", "lr", "val_top1", "best_val_top1", *SPEEDS),
+    *("symptom", "history", "quarantined", "diagnosis"),
 }
 STEP = {
     *("step", "loss", "loss_noise", "lr", "grad_norm", "train_top1"),
@@ -82,8 +84,10 @@ def test_rows_agree_with_their_last_step(healthy: Run) -> None:
     for row in healthy.rows:
         last = row["history"][-1]
         assert (row["loss"], row["lr"], row["step"]) == (last["loss"], last["lr"], last["step"] + 1)
-        assert row["images_per_s"] > 0
+        assert 0 < row["images_per_s"] <= row["step_images_per_s"]
         assert row["epoch"] == 0
+    # The last batches are made ahead.
+    assert healthy.rows[0]["loader_images_per_s"] > 0
     rates = [0.02 * 0.5 * (1 + math.cos(math.pi * step / 8)) for step in range(8)]
     assert [step["lr"] for step in healthy.history] == pytest.approx(rates)
 
@@ -123,6 +127,21 @@ def test_threads_are_the_configs(tiny: Tiny, digits_cache: Path, monkeypatch: py
     for threads in (2, 1):
         Trial(tiny(threads=threads), lambda row: None)
         assert torch.get_num_threads() == threads
+
+
+def test_images_that_do_not_decode_are_named_and_replaced(run: RunTrial, tiny: Tiny, tiny_images: TinyImages) -> None:
+    """One of train/ and one of val/: the run goes on to its end, its last row names both, and it can be repeated."""
+    folder = tiny_images(train=8, val=4)
+    damaged = [folder / "train" / "cat" / "003.png", folder / "val" / "dog" / "001.png"]
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[:200])
+    options: dict[str, Any] = {"path": str(folder), "max_quarantined": 2}
+    first, again = (run(tiny(max_steps=4, data={**options, "loader_threads": threads})) for threads in (0, 2))
+    assert first.result.phase == "finished"
+    assert first.rows[-1]["quarantined"] == [str(path) for path in damaged]
+    assert again.history == first.history
+    with pytest.raises(DataError, match=r"^data\.max_quarantined: 1 is not allowed"):
+        run(tiny(max_steps=4, data={**options, "max_quarantined": 1}))
 
 
 NAN = {"faults": [{"use": "trainables.faults:non_finite_input", "start_step": 2, "stop_step": 4}]}

@@ -19,6 +19,7 @@ from trainables.optim import build_optimizer
 from trainables.ranks import Ranks
 from trainables.recipe import Recipe
 from trainables.signals import read_signals
+from trainables.speed import SPEEDS
 from trainables.state import Snapshot, TrainState
 from trainables.trial import Trial, build_state
 
@@ -84,6 +85,7 @@ def worker(rank: int, folder: str, step: TrialConfig, small: TrialConfig, jump: 
     recipe = Recipe.build(step, index)
     found = one_step(step, snapshot, recipe, build_state(step, len(index.classes), Ranks.current()))
     found |= {"ranks": Ranks.current(), "total": Ranks.current().total(rank + 0.5), "refused": refused(small)}
+    found["gathered"] = Ranks.current().gather([f"found by {rank}"])
     found["jump"] = diagnose_jump(jump)
     torch.save(found, f"{folder}/rank{rank}.pt")
     dist.destroy_process_group()
@@ -123,9 +125,10 @@ def both(
 
 
 def test_ranks_are_those_of_the_group(both: list[dict[str, Any]]) -> None:
-    """Each knows its place, and sums are the same on both."""
+    """Each knows its place; sums, and what is gathered, are the same on both."""
     assert [found["ranks"] for found in both] == [Ranks(0, 2), Ranks(1, 2)]
     assert [found["total"] for found in both] == [2.0, 2.0]
+    assert [found["gathered"] for found in both] == [[["found by 0"], ["found by 1"]]] * 2
 
 
 def test_two_ranks_share_the_batch_of_one(alone: dict[str, Any], both: list[dict[str, Any]]) -> None:
@@ -173,7 +176,7 @@ def test_both_ranks_stop_at_the_same_step_with_the_same_verdict(both: list[dict[
     one, other = (dict(found["jump"]["diagnosis"], seconds=0) for found in both)
     assert one == other
     assert both[0]["jump"]["steps"] == both[1]["jump"]["steps"]
-    rows = [[dict(row, images_per_s=0, diagnosis=None) for row in found["jump"]["rows"]] for found in both]
+    rows = [[dict(row, **dict.fromkeys(SPEEDS, 0), diagnosis=None) for row in found["jump"]["rows"]] for found in both]
     assert rows[0] == rows[1]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from trainables.data.store import FileStore, Store
-from trainables.errors import DataError, complaint
+from trainables.errors import DataError, DecodeError, complaint
 
 MAX_IMAGES = 2000
 """Images that are decoded; of a larger set, this many evenly spaced ones."""
@@ -31,7 +31,7 @@ def channel_statistics(files: FileStore, cache_dir: Path) -> tuple[Channels, Cha
         cache_dir: holds the kept results.
 
     Raises:
-        DataError: an image doesn't decode, or a channel is constant over the whole set.
+        DataError: no image decodes, one can't be read, or a channel is constant over the whole set.
 
     """
     kept = cache_dir / "channels" / f"{_fingerprint(files)}.json"
@@ -49,7 +49,8 @@ def channel_statistics(files: FileStore, cache_dir: Path) -> tuple[Channels, Cha
 def count_channels(store: Store) -> tuple[Channels, Channels]:
     """Per-channel mean and standard deviation of the stored pixels / 255, every pixel counted once.
 
-    Exact (integer counts) over the images that it reads: all of them, or `MAX_IMAGES` evenly spaced ones.
+    Exact (integer counts) over the images that it reads: all of them, or `MAX_IMAGES` evenly spaced ones. Those that
+    don't decode are left out. Raises DataError where none does, or one can't be read.
     """
     return _moments(_histogram(store))
 
@@ -73,9 +74,17 @@ def _histogram(store: Store) -> np.ndarray:
     from trainables.data.decode import decode_rgb
 
     counts = np.zeros((3, 256), dtype=np.int64)
+    last: DecodeError | None = None
     for place in _chosen(store):
-        for channel, values in enumerate(decode_rgb(store.read(place), store.locate(place)).numpy()):
+        try:
+            pixels = decode_rgb(store.read(place), store.locate(place)).numpy()
+        except DecodeError as error:
+            last = error
+            continue
+        for channel, values in enumerate(pixels):
             counts[channel] += np.bincount(values.reshape(-1), minlength=256)
+    if last is not None and counts.sum() == 0:
+        raise last
     return counts
 
 

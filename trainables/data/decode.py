@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import torch
 from torchvision.io import ImageReadMode
 from torchvision.transforms.v2 import functional
 
-from trainables.data.store import Encoded, undecodable
+from trainables.data.store import Encoded
+from trainables.errors import DecodeError, complaint
 
 
 def decode_rgb(encoded: Encoded, where: str) -> torch.Tensor:
@@ -22,19 +24,24 @@ def decode_rgb(encoded: Encoded, where: str) -> torch.Tensor:
         uint8 [3, height, width], in RGB; grey and CMYK are converted, alpha is dropped, 16 bits become 8.
 
     Raises:
-        DataError: it is empty, damaged or an animation; the line names it.
+        DecodeError: it is empty, damaged or an animation; the line names it.
 
     """
     try:
         # The operator behind torchvision.io.decode_image, whose wrapper warns at every call from 0.29 on.
         pixels: torch.Tensor = torch.ops.image.decode_image(torch.from_numpy(encoded), ImageReadMode.RGB.value)
     except RuntimeError as error:
-        raise undecodable(where, _reason(error)) from None
+        raise _undecodable(where, _reason(error)) from None
     if pixels.ndim != 3:
-        raise undecodable(where, f"{pixels.shape[0]} frames")
+        raise _undecodable(where, f"{pixels.shape[0]} frames")
     if pixels.dtype != torch.uint8:
         pixels = functional.to_dtype(pixels, torch.uint8, scale=True)
     return pixels
+
+
+def _undecodable(where: str, reason: str) -> DecodeError:
+    allowed = f"JPEG and PNG files that decode ({reason})"
+    return DecodeError(complaint("data.path", Path(where).name, allowed, f"replace or remove {where}"))
 
 
 def _reason(error: RuntimeError) -> str:

@@ -12,6 +12,8 @@ from torchvision.transforms.v2 import functional
 from trainables.data.augment import rand_augment, random_resized_crop
 from trainables.data.decode import decode_rgb
 from trainables.data.index import Split
+from trainables.data.quarantine import Quarantine
+from trainables.errors import DecodeError
 from trainables.rng import generator
 
 Augment = Literal["none", "flip", "crop", "crop_flip"]
@@ -37,6 +39,8 @@ class ImageSource:
     """Strength of RandAugment, 0 to 30."""
     eval_crop_ratio: float = 1.0
     """Side of the middle that is cut over the short side of the image, wherever no random crop is drawn."""
+    quarantine: Quarantine | None = None
+    """Takes the images that don't decode; None: one is an error."""
 
     def fetch(self, ids: np.ndarray, epoch: int | np.ndarray | None) -> torch.Tensor:
         """Decode and augment samples, each independent of its neighbours in the batch.
@@ -50,17 +54,47 @@ class ImageSource:
             uint8 [n, image_size, image_size, 3], RGB.
 
         Raises:
-            DataError: an image doesn't decode; the line names the file.
+            DataError: an image can't be read, or doesn't decode and may not be quarantined; the line names the file.
 
         """
-        batch = torch.empty((len(ids), self.image_size, self.image_size, 3), dtype=torch.uint8)
+        batch = self._empty(len(ids))
         epochs = [None] * len(ids) if epoch is None else np.broadcast_to(epoch, len(ids)).tolist()
         for row, (sample_id, sample_epoch) in enumerate(zip(ids.tolist(), epochs, strict=True)):
-            batch[row] = self._sample(sample_id, sample_epoch).permute(1, 2, 0)
+            batch[row] = self._sample(sample_id, sample_epoch)
         return batch
 
+    def fetch_sound(self, ids: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+        """The evaluation transform of those samples that decode, and their ids; the others are quarantined.
+
+        Without a quarantine an image that doesn't decode is a DataError, as in `fetch`.
+        """
+        batch = self._empty(len(ids))
+        kept: list[int] = []
+        for sample_id in ids.tolist():
+            try:
+                batch[len(kept)] = self._transformed(sample_id, sample_id, None)
+            except DecodeError as error:
+                if self.quarantine is None:
+                    raise
+                self.quarantine.add(sample_id, error)
+            else:
+                kept.append(sample_id)
+        return batch[: len(kept)], np.array(kept, dtype=np.int64)
+
+    def _empty(self, n: int) -> torch.Tensor:
+        return torch.empty((n, self.image_size, self.image_size, 3), dtype=torch.uint8)
+
     def _sample(self, sample_id: int, epoch: int | None) -> torch.Tensor:
-        pixels = read_rgb(self.split, sample_id)
+        if self.quarantine is None:
+            return self._transformed(sample_id, sample_id, epoch)
+        return self.quarantine.decode(sample_id, lambda stored: self._transformed(stored, sample_id, epoch))
+
+    def _transformed(self, stored: int, sample_id: int, epoch: int | None) -> torch.Tensor:
+        """The image of `stored` with the augmentation of `sample_id`: uint8 [image_size, image_size, 3]."""
+        pixels = read_rgb(self.split, stored)
+        return self._augmented(pixels, sample_id, epoch).permute(1, 2, 0)
+
+    def _augmented(self, pixels: torch.Tensor, sample_id: int, epoch: int | None) -> torch.Tensor:
         if epoch is None:
             return centre_square(pixels, self.image_size, self.eval_crop_ratio)
         pixels = self._crop_and_flip(pixels, generator(self.seed, "augment", epoch, sample_id))

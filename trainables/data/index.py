@@ -70,7 +70,7 @@ def open_index(path: str, *, cache_dir: Path | None = None) -> ImageIndex:
         cache_dir: holds the drawn digits and channel statistics; None: $EPOCH14_CACHE or ~/.cache/epoch14.
 
     Raises:
-        DataError: the folder is missing or not of that layout, a class or split has no images, or one doesn't decode.
+        DataError: the folder is missing or not of that layout, a class or split has no images, or none decodes.
 
     """
     cache = default_cache_dir() if cache_dir is None else cache_dir

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 
 Item = TypeVar("Item")
+
+
+@dataclass
+class LoaderTimes:
+    """Where the time of a prefetcher, and of those who wait for it, went so far."""
+
+    waited: float = 0.0
+    """Seconds that `get` took."""
+    busy: float = 0.0
+    """Seconds that `fetch` took, over all threads."""
+    fetched: int = 0
+    """Items that were made."""
 
 
 class Prefetcher(Generic[Item]):
@@ -20,17 +34,25 @@ class Prefetcher(Generic[Item]):
         threads: threads that work ahead; 0 calls `fetch` in `get`.
         ahead: steps made ahead, which bounds the memory; None: threads + 1.
         stop_step: first step that is never asked for, so that none is made for nothing; None: endless.
+        times: takes the seconds that go by; None: nobody asks.
 
     """
 
     def __init__(
-        self, fetch: Callable[[int], Item], threads: int, *, ahead: int | None = None, stop_step: int | None = None
+        self,
+        fetch: Callable[[int], Item],
+        threads: int,
+        *,
+        ahead: int | None = None,
+        stop_step: int | None = None,
+        times: LoaderTimes | None = None,
     ) -> None:
         assert threads >= 0
         self._fetch = fetch
         self._threads = threads
         self._ahead = threads + 1 if ahead is None else ahead
         self._stop_step = stop_step
+        self._times = times or LoaderTimes()
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
         self._futures: dict[int, Future[Item]] = {}
@@ -38,13 +60,17 @@ class Prefetcher(Generic[Item]):
 
     def get(self, step: int) -> Item:
         """Return the item of `step`, waiting for it where it isn't ready; raises what `fetch(step)` raised."""
+        began = time.perf_counter()
         if self._threads == 0:
-            return self._fetch(step)
-        with self._lock:
-            assert not self._closed, "get() after close()"
-            self._plan(step)
-            future = self._futures.pop(step)
-        return future.result()
+            item = self._make(step)
+        else:
+            with self._lock:
+                assert not self._closed, "get() after close()"
+                self._plan(step)
+                future = self._futures.pop(step)
+            item = future.result()
+        self._times.waited += time.perf_counter() - began
+        return item
 
     def drop(self) -> None:
         """Forget everything made ahead, as after a rollback or when what `fetch` makes has changed.
@@ -69,6 +95,14 @@ class Prefetcher(Generic[Item]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _make(self, step: int) -> Item:
+        began = time.perf_counter()
+        item = self._fetch(step)
+        with self._lock:
+            self._times.busy += time.perf_counter() - began
+            self._times.fetched += 1
+        return item
+
     def _plan(self, step: int) -> None:
         """Have `step` and the steps after it in the making, and nothing else."""
         if self._pool is None:
@@ -79,7 +113,7 @@ class Prefetcher(Generic[Item]):
         self._forget([other for other in self._futures if not step <= other < end])
         for wanted in range(step, end):
             if wanted not in self._futures:
-                self._futures[wanted] = self._pool.submit(self._fetch, wanted)
+                self._futures[wanted] = self._pool.submit(self._make, wanted)
 
     def _forget(self, steps: list[int]) -> None:
         for step in steps:

@@ -53,10 +53,5 @@ def read_file(path: str) -> Encoded:
     try:
         return np.fromfile(path, dtype=np.uint8)
     except OSError as error:
-        raise undecodable(path, error.strerror or "it can't be read") from None
-
-
-def undecodable(where: str, reason: str) -> DataError:
-    """The one line for an image that gives no pixels; `where`: as `Store.locate` has it."""
-    allowed = f"JPEG and PNG files that decode ({reason})"
-    return DataError(complaint("data.path", Path(where).name, allowed, f"replace or remove {where}"))
+        allowed = f"files that can be read ({error.strerror})"
+        raise DataError(complaint("data.path", Path(path).name, allowed, f"check {path}")) from None

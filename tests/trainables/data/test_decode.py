@@ -11,7 +11,7 @@ from PIL import Image
 
 from trainables.data.decode import decode_rgb
 from trainables.data.store import read_file
-from trainables.errors import DataError
+from trainables.errors import DataError, DecodeError
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_cmyk_jpegs_become_rgb(tmp_path: Path) -> None:
     assert max(green, blue) < 60
 
 
-@pytest.mark.parametrize("damage", ["empty", "half", "text", "missing"])
+@pytest.mark.parametrize("damage", ["empty", "half", "text"])
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 def test_a_damaged_file_is_an_error_that_names_it(damage: str, suffix: str, tmp_path: Path) -> None:
     """One line, without a place in C++ sources, and with the file's whole path in the remedy."""
@@ -61,16 +61,22 @@ def test_a_damaged_file_is_an_error_that_names_it(damage: str, suffix: str, tmp_
     Image.effect_noise((64, 64), 50).convert("RGB").save(path)
     whole = path.read_bytes()
     contents = {"empty": b"", "half": whole[: len(whole) // 2], "text": b"no image\n" * 50}
-    path.unlink()
-    if damage in contents:
-        path.write_bytes(contents[damage])
-    with pytest.raises(DataError) as caught:
+    path.write_bytes(contents[damage])
+    with pytest.raises(DecodeError) as caught:
         decode_rgb(read_file(str(path)), str(path))
     message = str(caught.value)
     assert message.startswith(f"data.path: 'photo{suffix}' is not allowed; allowed: ")
     assert message.endswith(f"; remedy: replace or remove {path}")
     assert "\n" not in message
     assert ".cpp" not in message
+
+
+def test_a_missing_file_is_an_error_of_another_kind(tmp_path: Path) -> None:
+    """It may come back, so nothing takes its place."""
+    path = tmp_path / "photo.jpg"
+    with pytest.raises(DataError, match=f"'photo.jpg' is not allowed; .*; remedy: check {path}") as caught:
+        read_file(str(path))
+    assert not isinstance(caught.value, DecodeError)
 
 
 def test_an_animation_is_an_error(tmp_path: Path) -> None:

@@ -121,8 +121,9 @@ def empty_class(root: Path) -> None:
 
 
 def damage(root: Path) -> None:
-    """A file that is no image."""
-    (root / "train" / "dog" / "001.png").write_text("no image")
+    """No file of train/ is an image; a few would be quarantined."""
+    for path in (root / "train").glob("*/*"):
+        path.write_text("no image")
 
 
 def dangle(root: Path) -> None:
@@ -141,7 +142,7 @@ def dangle(root: Path) -> None:
         (empty_train, "train/ has no images"),
         (empty_val, "val/ has no images"),
         (empty_class, "train/dog/ has no images"),
-        (damage, "train/dog/001.png"),
+        (damage, "JPEG and PNG files that decode"),
         (dangle, "train/dog/link.png"),
     ],
 )

@@ -1,0 +1,83 @@
+"""Images that don't decode: named, counted and replaced, up to a limit."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from trainables.data.index import Split
+from trainables.errors import DataError, DecodeError, complaint
+
+log = logging.getLogger(__name__)
+
+MOST_NAMED = 10
+"""Files that the error beyond the limit lists."""
+Pixels = TypeVar("Pixels")
+
+
+class Quarantine:
+    """The images of a split that this process found not to decode.
+
+    Each is replaced by the next one of its class, in the order of ids, that decodes. That depends on the files alone,
+    so whoever meets it, whenever, takes the same pixels, and its label stays right. An image that can't even be read is
+    no such case: what a disk or a network fails to give today it may give tomorrow, so that error is raised.
+
+    Args:
+        split: the samples.
+        limit: most images that may be quarantined.
+
+    """
+
+    def __init__(self, split: Split, limit: int) -> None:
+        self.limit = limit
+        self._split = split
+        self._lock = threading.Lock()
+        self._reasons: dict[int, str] = {}
+        self._stand_ins: dict[int, int] = {}
+
+    def decode(self, sample_id: int, decode: Callable[[int], Pixels]) -> Pixels:
+        """`decode(sample_id)`, or that of its stand-in. Raises DataError beyond the limit, or without a stand-in."""
+        stand_in = self._stand_ins.get(sample_id, sample_id)
+        try:
+            return decode(stand_in)
+        except DecodeError as error:
+            self.add(sample_id, error)
+        same_class = np.flatnonzero(self._split.labels == self._split.labels[sample_id])
+        first = int(np.searchsorted(same_class, sample_id)) + 1
+        for other in np.roll(same_class, -first)[:-1].tolist():
+            try:
+                pixels = decode(other)
+            except DecodeError as error:
+                self.add(other, error)
+            else:
+                self._stand_ins[sample_id] = other
+                return pixels
+        allowed = f"a class with at least one image that decodes ({self.files()[-1]})"
+        raise DataError(complaint("data.path", self._split.store.names[sample_id], allowed, "replace its images"))
+
+    def add(self, sample_id: int, error: DecodeError) -> None:
+        """Take an image in. Raises DataError beyond the limit."""
+        with self._lock:
+            if sample_id not in self._reasons:
+                log.warning("quarantined: %s", error)
+            self._reasons[sample_id] = str(error)
+        check_quarantined(self.files(), self.limit)
+
+    def files(self) -> list[str]:
+        """Where the quarantined images are, in the order of their ids."""
+        with self._lock:
+            return [self._split.store.locate(sample_id) for sample_id in sorted(self._reasons)]
+
+
+def check_quarantined(files: Sequence[str], limit: int) -> None:
+    """Raise DataError, which lists `files`, where they are more than `limit`."""
+    if len(files) <= limit:
+        return
+    named = ", ".join(files[:MOST_NAMED]) + (", ..." if len(files) > MOST_NAMED else "")
+    allowed = f"at least {len(files)}, the images that don't decode so far ({named})"
+    remedy = "replace or remove them, or raise data.max_quarantined"
+    raise DataError(complaint("data.max_quarantined", limit, allowed, remedy))
