@@ -47,6 +47,11 @@ class Outcomes(Callback):
         self.trials: dict[str, TrialOutcome] = {}
         self._listener = listener
 
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Know the trial: without a row or an end it is interrupted, though Tune ends it as if it were over."""
+        del iteration, trials, info
+        self._of(trial)
+
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
@@ -80,7 +85,8 @@ class Outcomes(Callback):
             outcome = self.trials[trial.trial_id] = known.get(trial.trial_id) or self._of(trial)
             if trial.trial_id not in known:
                 outcome.row = {key: value for key, value in (trial.last_result or {}).items() if key != "history"}
-                if trial.status == "TERMINATED":
+                # One whose process was still starting is terminated too, without a row.
+                if trial.status == "TERMINATED" and outcome.row:
                     outcome.status = _status_after(outcome.row.get("phase"))
 
     def _of(self, trial: Any) -> TrialOutcome:

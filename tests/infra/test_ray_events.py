@@ -49,14 +49,18 @@ def test_status_follows_the_last_phase(phase: str, status: str) -> None:
 
 
 def test_trial_that_never_ended_is_interrupted() -> None:
-    """Ctrl-C leaves trials without an end: they are interrupted, and those that never began are listed too."""
-    outcomes, running, waiting = Outcomes(), FakeTrial("b"), FakeTrial("c")
-    waiting.status = "PENDING"
+    """Ctrl-C leaves trials without an end, some without a row: interrupted, as are those that never began."""
+    outcomes, starting, running, waiting = Outcomes(), FakeTrial("a"), FakeTrial("b"), FakeTrial("c")
+    waiting.status, staged = "PENDING", FakeTrial("d")
+    outcomes.on_trial_start(1, [], starting)
+    outcomes.on_trial_start(1, [], running)
     outcomes.on_trial_result(1, [], running, {"phase": "training", "step": 3})
-    outcomes.on_experiment_end([running, waiting])
+    outcomes.on_experiment_end([starting, running, waiting, staged])
     assert {trial_id: outcome.status for trial_id, outcome in outcomes.trials.items()} == {
+        "a": "interrupted",
         "b": "interrupted",
         "c": "interrupted",
+        "d": "interrupted",
     }
 
 
