@@ -42,10 +42,16 @@ class DataConfig(Section):
     """Random resized crop and horizontal flip, drawn per (seed, epoch, sample id)."""
     crop_min_area: Share = 0.5
     """Least share of the image that a random crop covers (ImageNet's practice: 0.08)."""
+    color_jitter: NonNegative = 0.0
+    """Brightness, contrast and saturation of each image times a factor of 1 - this to 1 + this; 0: none."""
+    hue_jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Share of the colour circle that the hue of each image is turned by at most; 0: none."""
     rand_augment_ops: Annotated[int, Field(ge=0, le=8)] = 0
     """Operations of RandAugment on each image, drawn per (seed, epoch, sample id); 0: none."""
     rand_augment_magnitude: Annotated[int, Field(ge=0, le=30)] = 6
     """Strength of RandAugment, of 30."""
+    trivial_augment: bool = False
+    """One operation of TrivialAugment Wide on each image, of random strength."""
     mixup_alpha: NonNegative = 0.0
     """Mixup's Beta parameter; 0: none. With cutmix_alpha too, each step draws one of the two."""
     cutmix_alpha: NonNegative = 0.0
@@ -55,6 +61,11 @@ class DataConfig(Section):
     takes its place, in evaluation it is left out. One more stops the run."""
     loader_threads: Annotated[int, Field(ge=0, le=64)] = 1
     """Threads that decode ahead; 0 decodes in the step. Changes nothing but speed."""
+
+    @property
+    def recolors(self) -> bool:
+        """Whether the augmentation moves the channels' moments from those of the stored images."""
+        return bool(self.color_jitter or self.hue_jitter or self.rand_augment_ops or self.trivial_augment)
 
     @model_validator(mode="after")
     def _sizes_grow(self) -> Self:

@@ -60,8 +60,11 @@ class Recipe:
                 data.augment,
                 config.seed,
                 crop_min_area=data.crop_min_area,
+                color_jitter=data.color_jitter,
+                hue_jitter=data.hue_jitter,
                 rand_augment_ops=data.rand_augment_ops,
                 rand_augment_magnitude=data.rand_augment_magnitude,
+                trivial_augment=data.trivial_augment,
                 eval_crop_ratio=data.eval_crop_ratio,
                 quarantine=Quarantine(index.train, data.max_quarantined),
             ),
@@ -133,9 +136,10 @@ class Recipe:
     def expected_input_moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Per-channel mean and std that the reference normalisation gives over the training set.
 
-        Empty under RandAugment, which moves them by up to a standard deviation of what the index holds.
+        Empty where the augmentation changes colours: RandAugment moves them by up to a standard deviation of what the
+        index holds.
         """
-        if self.config.data.rand_augment_ops:
+        if self.config.data.recolors:
             return (), ()
         normalization = self.reference_normalization
         stats = zip(self.index.channel_mean, self.index.channel_std, normalization.mean, normalization.std, strict=True)

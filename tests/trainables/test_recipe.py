@@ -101,9 +101,12 @@ def test_small_and_augmented_inputs_stay_near_the_expected_moments(
     assert moment_distance(signals, *recipe.expected_input_moments()) < DECLARED_SHIFT / 1.5
 
 
-def test_rand_augment_has_no_declared_moments(tiny: Tiny, digits_index: ImageIndex) -> None:
-    """What it does to brightness and contrast is no discrepancy, so nothing is declared that it could break."""
-    recipe = Recipe.build(tiny(data={"rand_augment_ops": 2}), digits_index)
+@pytest.mark.parametrize(
+    "data", [{"rand_augment_ops": 2}, {"color_jitter": 0.4}, {"hue_jitter": 0.1}, {"trivial_augment": True}]
+)
+def test_changed_colours_have_no_declared_moments(tiny: Tiny, digits_index: ImageIndex, data: dict[str, float]) -> None:
+    """What they do to brightness and contrast is no discrepancy, so nothing is declared that it could break."""
+    recipe = Recipe.build(tiny(data=data), digits_index)
     assert recipe.expected_input_moments() == ((), ())
 
 
@@ -130,6 +133,8 @@ def test_evaluation_has_its_own_size_and_middle(tiny: Tiny, digits_index: ImageI
     ("less", "more"),
     [
         ({}, {"crop_min_area": 0.08}),
+        ({}, {"color_jitter": 0.4}),
+        ({}, {"trivial_augment": True}),
         ({}, {"rand_augment_ops": 1}),
         ({"rand_augment_ops": 2}, {"rand_augment_ops": 2, "rand_augment_magnitude": 20}),
     ],

@@ -1,23 +1,16 @@
-"""Random changes of one image, each drawn from the generator that is given, never from torch's global one."""
+"""Random crop and colour jitter of one image, drawn from the generator that is given, never from torch's global one."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 CROP_RATIO = (3 / 4, 4 / 3)
 """Width / height of a random crop."""
-
-# What torchvision's RandAugment does to an image, as it stands: its own draws come from torch's global generator, which
-# the loader's threads share, so only its table of operations and its way to apply one are used.
-_RAND_AUGMENT = v2.RandAugment()
-_OPERATIONS = _RAND_AUGMENT._AUGMENTATION_SPACE  # noqa: SLF001
-RAND_AUGMENT_NAMES: tuple[str, ...] = tuple(_OPERATIONS)
-"""Operations of RandAugment, by torchvision's names."""
 
 
 def random_resized_crop(pixels: torch.Tensor, rng: np.random.Generator, size: int, min_area: float) -> torch.Tensor:
@@ -60,44 +53,36 @@ def draw_crop(rng: np.random.Generator, height: int, width: int, min_area: float
     return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
 
-def rand_augment(pixels: torch.Tensor, rng: np.random.Generator, num_ops: int, magnitude: int) -> torch.Tensor:
-    """RandAugment (Cubuk et al. 2019): `num_ops` operations, each drawn anew, one after the other.
-
-    Args:
-        pixels: uint8 [3, h, w].
-        rng: what the operations and their signs are drawn from.
-        num_ops: 0 or more.
-        magnitude: their strength, 0 to 30.
-
-    Returns:
-        uint8 [3, h, w].
-
-    """
-    for _ in range(num_ops):
-        name = RAND_AUGMENT_NAMES[int(rng.integers(len(RAND_AUGMENT_NAMES)))]
-        pixels = apply_operation(pixels, name, magnitude, negative=rng.random() < 0.5)
-    return pixels
-
-
-def apply_operation(pixels: torch.Tensor, name: str, magnitude: int, *, negative: bool) -> torch.Tensor:
-    """One operation of torchvision's `v2.RandAugment`: uint8 [3, h, w] -> uint8 [3, h, w].
+def color_jitter(pixels: torch.Tensor, rng: np.random.Generator, strength: float, hue: float) -> torch.Tensor:
+    """Change brightness, contrast, saturation and hue, in random order: uint8 [3, h, w] -> uint8 [3, h, w].
 
     Args:
         pixels: the image.
-        name: one of RAND_AUGMENT_NAMES.
-        magnitude: strength, 0 to 30; some operations have none.
-        negative: the other direction (left for right, darker for brighter), where the operation has two.
+        rng: what the order and the four factors are drawn from.
+        strength: the first three are multiplied by a uniform factor of 1 - strength to 1 + strength, at least 0.
+        hue: the hue is turned by a uniform share of -hue to hue of the circle, up to 0.5.
+
+    Source: torchvision's `v2.ColorJitter`.
 
     """
-    magnitudes_of, signed = _OPERATIONS[name]
-    magnitudes = magnitudes_of(_RAND_AUGMENT.num_magnitude_bins, pixels.shape[-2], pixels.shape[-1])
-    strength = 0.0 if magnitudes is None else float(magnitudes[magnitude])
-    strength = -strength if signed and negative else strength
-    changed: torch.Tensor = _RAND_AUGMENT._apply_image_or_video_transform(  # noqa: SLF001
-        pixels,
-        name,
-        strength,
-        interpolation=_RAND_AUGMENT.interpolation,
-        fill=_RAND_AUGMENT._fill,  # noqa: SLF001
-    )
-    return changed
+    order = rng.permutation(len(ADJUSTMENTS))
+    factors = [*rng.uniform(max(0.0, 1.0 - strength), 1.0 + strength, size=3), rng.uniform(-hue, hue)]
+    return adjust_colors(pixels, order.tolist(), [float(factor) for factor in factors])
+
+
+ADJUSTMENTS: tuple[Callable[[torch.Tensor, float], torch.Tensor], ...] = (
+    functional.adjust_brightness,
+    functional.adjust_contrast,
+    functional.adjust_saturation,
+    functional.adjust_hue,
+)
+NEUTRAL = (1.0, 1.0, 1.0, 0.0)
+"""Factors of ADJUSTMENTS that change nothing."""
+
+
+def adjust_colors(pixels: torch.Tensor, order: Sequence[int], factors: Sequence[float]) -> torch.Tensor:
+    """Apply ADJUSTMENTS in `order`, each by its factor: uint8 [3, h, w] -> uint8 [3, h, w]."""
+    for place in order:
+        if factors[place] != NEUTRAL[place]:
+            pixels = ADJUSTMENTS[place](pixels, factors[place])
+    return pixels

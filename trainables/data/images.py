@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional
 
-from trainables.data.augment import rand_augment, random_resized_crop
+from trainables.data.augment import color_jitter, random_resized_crop
+from trainables.data.auto_augment import rand_augment, trivial_augment
 from trainables.data.decode import decode_rgb
 from trainables.data.index import Split
 from trainables.data.quarantine import Quarantine
@@ -33,10 +34,16 @@ class ImageSource:
     """Keys the augmentation, with epoch and sample id."""
     crop_min_area: float = 0.5
     """Least share of the image that a random crop covers."""
+    color_jitter: float = 0.0
+    """Brightness, contrast and saturation each times 1 - this to 1 + this, after crop and flip."""
+    hue_jitter: float = 0.0
+    """Share of the circle that the hue is turned by at most, either way."""
     rand_augment_ops: int = 0
-    """Operations of RandAugment, after crop and flip; 0: none."""
+    """Operations of RandAugment, after the colour jitter; 0: none."""
     rand_augment_magnitude: int = 6
     """Strength of RandAugment, 0 to 30."""
+    trivial_augment: bool = False
+    """One operation of TrivialAugment, last."""
     eval_crop_ratio: float = 1.0
     """Side of the middle that is cut over the short side of the image, wherever no random crop is drawn."""
     quarantine: Quarantine | None = None
@@ -97,12 +104,17 @@ class ImageSource:
     def _augmented(self, pixels: torch.Tensor, sample_id: int, epoch: int | None) -> torch.Tensor:
         if epoch is None:
             return centre_square(pixels, self.image_size, self.eval_crop_ratio)
+        # Each has a key of its own: trials that differ in one of them still share the others' draws.
         pixels = self._crop_and_flip(pixels, generator(self.seed, "augment", epoch, sample_id))
-        if self.rand_augment_ops == 0:
-            return pixels
-        # A key of its own: trials that differ in crop or flip still share their operations.
-        rng = generator(self.seed, "rand_augment", epoch, sample_id)
-        return rand_augment(pixels, rng, self.rand_augment_ops, self.rand_augment_magnitude)
+        if self.color_jitter or self.hue_jitter:
+            rng = generator(self.seed, "color_jitter", epoch, sample_id)
+            pixels = color_jitter(pixels, rng, self.color_jitter, self.hue_jitter)
+        if self.rand_augment_ops:
+            rng = generator(self.seed, "rand_augment", epoch, sample_id)
+            pixels = rand_augment(pixels, rng, self.rand_augment_ops, self.rand_augment_magnitude)
+        if self.trivial_augment:
+            pixels = trivial_augment(pixels, generator(self.seed, "trivial_augment", epoch, sample_id))
+        return pixels
 
     def _crop_and_flip(self, pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         # Drawn first whether used or not: `crop` and `crop_flip` then share their crops.

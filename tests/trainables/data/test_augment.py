@@ -1,10 +1,9 @@
-"""Random crops and RandAugment: torchvision's rules with draws of our own."""
+"""Random crops and colour jitter: torchvision's rules with draws of our own."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from trainables.data.augment import (
-    CROP_RATIO,
-    RAND_AUGMENT_NAMES,
-    apply_operation,
-    draw_crop,
-    rand_augment,
-    random_resized_crop,
-)
+from trainables.data.augment import CROP_RATIO, adjust_colors, color_jitter, draw_crop, random_resized_crop
 from trainables.data.images import read_rgb
 from trainables.data.index import open_index
 from trainables.rng import generator
@@ -81,85 +73,40 @@ def test_a_crop_always_lies_inside_the_image(height: int, width: int) -> None:
             assert (crop_height, crop_width) == (fallback["height"], fallback["width"])
 
 
-class Recorder(v2.RandAugment):  # type: ignore[misc] # torchvision ships no annotations
-    """RandAugment of torchvision, which keeps what it drew: (operation, signed magnitude)."""
-
-    def __init__(self, num_ops: int, magnitude: int) -> None:
-        super().__init__(num_ops, magnitude)
-        self.drawn: list[tuple[str, float]] = []
-
-    def _apply_image_or_video_transform(self, image: Any, transform_id: str, magnitude: float, **how: Any) -> Any:
-        self.drawn.append((transform_id, magnitude))
-        return super()._apply_image_or_video_transform(image, transform_id, magnitude, **how)
-
-
-def replayed(pixels: torch.Tensor, drawn: Sequence[tuple[str, float]], magnitude: int) -> torch.Tensor:
-    """What was drawn by torchvision, applied by us."""
-    for name, strength in drawn:
-        pixels = apply_operation(pixels, name, magnitude, negative=strength < 0)
-    return pixels
+@pytest.mark.parametrize(("strength", "hue"), [(0.4, 0.1), (0.4, 0.0), (0.0, 0.5), (1.5, 0.0)])
+def test_equal_factors_give_torchvisions_colours(image: torch.Tensor, strength: float, hue: float) -> None:
+    """40 draws of ColorJitter by torchvision itself, applied by us bit for bit."""
+    reference = v2.ColorJitter(strength, strength, strength, hue)
+    torch.manual_seed(0)
+    for _ in range(40):
+        params = reference.make_params([image])
+        names = ("brightness_factor", "contrast_factor", "saturation_factor", "hue_factor")
+        factors = [params[name] if params[name] is not None else float(name != "hue_factor") for name in names]
+        expected = reference.transform(image, params)
+        assert torch.equal(adjust_colors(image, params["fn_idx"].tolist(), factors), expected)
 
 
-@pytest.mark.parametrize("magnitude", [0, 6, 9, 30])
-def test_equal_draws_give_torchvisions_pixels(image: torch.Tensor, magnitude: int) -> None:
-    """60 runs of RandAugment by torchvision itself, replayed by us bit for bit; each operation occurs in them."""
-    torch.manual_seed(magnitude)
-    seen = set()
-    for _ in range(60):
-        reference = Recorder(2, magnitude)
-        expected = reference(image)
-        assert len(reference.drawn) == 2
-        assert torch.equal(replayed(image, reference.drawn, magnitude), expected)
-        seen |= {name for name, _ in reference.drawn}
-    assert seen == set(RAND_AUGMENT_NAMES)
+def test_jitter_is_drawn_as_torchvisions(image: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uniform factors in torchvision's ranges, each adjustment first in a quarter of the draws."""
+    drawn: list[tuple[list[int], list[float]]] = []
 
-
-def test_operations_and_signs_are_drawn_alike(image: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over 2,800 draws each of the 14 comes 200 times and half of them the other way round, within five deviations."""
-    drawn: list[tuple[str, bool]] = []
-
-    def note(pixels: torch.Tensor, name: str, _magnitude: int, *, negative: bool) -> torch.Tensor:
-        drawn.append((name, negative))
+    def note(pixels: torch.Tensor, order: list[int], factors: list[float]) -> torch.Tensor:
+        drawn.append((order, factors))
         return pixels
 
-    monkeypatch.setattr("trainables.data.augment.apply_operation", note)
-    for i in range(700):
-        rand_augment(image, generator("ops", i), 4, 9)
-    counts = [sum(name == other for name, _ in drawn) for other in RAND_AUGMENT_NAMES]
-    assert sum(counts) == 2800
-    assert all(abs(count - 200) < 5 * math.sqrt(200) for count in counts)
-    assert abs(sum(negative for _, negative in drawn) - 1400) < 5 * math.sqrt(2800 / 4)
+    monkeypatch.setattr("trainables.data.augment.adjust_colors", note)
+    for i in range(2000):
+        color_jitter(image, generator("jitter", i), 1.2, 0.25)
+    factors = np.array([factors for _, factors in drawn])
+    low, high = np.array([0.0, 0.0, 0.0, -0.25]), np.array([2.2, 2.2, 2.2, 0.25])
+    assert ((low <= factors) & (factors <= high)).all()
+    error = (high - low) / np.sqrt(12 * len(drawn))
+    assert (np.abs(factors.mean(0) - (low + high) / 2) < 5 * error).all()
+    first = np.bincount([order[0] for order, _ in drawn], minlength=4)
+    assert (np.abs(first - 500) < 5 * math.sqrt(500)).all()
 
 
-def test_the_global_generator_plays_no_part(image: torch.Tensor) -> None:
-    """Neither read nor moved: other loader threads may use it meanwhile."""
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    first = rand_augment(image, generator("ops"), 8, 9)
-    assert torch.equal(torch.get_rng_state(), before)
-    torch.manual_seed(1)
-    assert torch.equal(rand_augment(image, generator("ops"), 8, 9), first)
-
-
-def test_no_operation_leaves_the_image(image: torch.Tensor) -> None:
-    """Zero operations are the image itself, and eight are not."""
-    assert torch.equal(rand_augment(image, generator("ops"), 0, 9), image)
-    assert not torch.equal(rand_augment(image, generator("ops"), 8, 9), image)
-
-
-@pytest.mark.parametrize("name", RAND_AUGMENT_NAMES)
-def test_intra_op_threads_and_concurrency_change_no_bit(name: str) -> None:
-    """Each operation on 224 px, with one torch thread or two, four at once or one after the other."""
-    rng = generator("pixels")
-    pixels = torch.from_numpy(rng.integers(0, 256, (224, 224, 3), dtype=np.uint8)).permute(2, 0, 1)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        expected = apply_operation(pixels, name, 9, negative=True)
-        torch.set_num_threads(2)
-        with ThreadPoolExecutor(4) as pool:
-            for found in pool.map(lambda _: apply_operation(pixels, name, 9, negative=True), range(4)):
-                assert torch.equal(found, expected)
-    finally:
-        torch.set_num_threads(before)
-    assert (expected.shape, expected.dtype) == (pixels.shape, torch.uint8)
+def test_no_jitter_leaves_the_image(image: torch.Tensor) -> None:
+    """With both at zero nothing is touched."""
+    assert torch.equal(color_jitter(image, generator("jitter"), 0.0, 0.0), image)
+    assert not torch.equal(color_jitter(image, generator("jitter"), 0.4, 0.1), image)

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from trainables.data.augment import draw_crop, rand_augment
+from trainables.data.augment import color_jitter, draw_crop
+from trainables.data.auto_augment import rand_augment, trivial_augment
 from trainables.data.images import Augment, ImageSource, read_rgb
 from trainables.data.index import ImageIndex, open_index
 from trainables.data.prefetch import Prefetcher
@@ -209,3 +210,24 @@ def test_it_survives_pickling(index: ImageIndex) -> None:
     source = ImageSource(index.train, 24, "crop_flip", 5)
     again = pickle.loads(pickle.dumps(source))  # noqa: S301
     assert torch.equal(again.fetch(np.arange(4), 1), source.fetch(np.arange(4), 1))
+
+
+def test_colours_change_in_order_with_draws_of_their_own(index: ImageIndex) -> None:
+    """Crop and flip, jitter, RandAugment, TrivialAugment; each keyed apart, so that one more moves no other's draws."""
+    ids = np.arange(16)
+    found = ImageSource(
+        index.train,
+        24,
+        "crop",
+        5,
+        color_jitter=0.4,
+        hue_jitter=0.1,
+        rand_augment_ops=1,
+        rand_augment_magnitude=9,
+        trivial_augment=True,
+    )
+    for i, pixels in enumerate(ImageSource(index.train, 24, "crop", 5).fetch(ids, 3)):
+        expected = color_jitter(pixels.permute(2, 0, 1), generator(5, "color_jitter", 3, i), 0.4, 0.1)
+        expected = rand_augment(expected, generator(5, "rand_augment", 3, i), 1, 9)
+        expected = trivial_augment(expected, generator(5, "trivial_augment", 3, i)).permute(1, 2, 0)
+        assert torch.equal(found.fetch(np.array([i]), 3)[0], expected)
