@@ -49,7 +49,7 @@ format: setup ## put the code into shape
 	$(VENV)/bin/ruff format
 
 lock: $(UV) ## write requirements.lock anew: versions and hashes, no address (ARGS=--upgrade for newer versions)
-	$(UV) pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+	$(UV) pip compile pyproject.toml --extra dev --extra fast --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --no-header --quiet --output-file $(LOCK) $(ARGS)
 
 bench-healthy: setup ## long healthy runs: the detector must stay silent

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from trainables.config import TrialConfig
+from trainables.data.decode_region import open_decoder
 from trainables.data.images import ImageSource
 from trainables.data.index import ImageIndex
 from trainables.data.mixing import draw_mix
@@ -44,11 +45,16 @@ class Recipe:
 
     @classmethod
     def build(cls, config: TrialConfig, index: ImageIndex) -> Recipe:
-        """Raises DataError where the batch is larger than the data set, or data.train_samples is not its size."""
+        """Take the parts together.
+
+        Raises DataError where the batch is larger than the data set, or data.train_samples is not its size, and
+        ConfigError where the decoder isn't installed.
+        """
         data = config.data
         if data.train_samples not in (None, len(index.train)):
             allowed = f"{len(index.train)}, the images of train/"
             raise DataError(complaint("data.train_samples", data.train_samples, allowed, "correct it"))
+        decoder = open_decoder(data.decoder)
         declared = build_normalization(data.normalization, index.channel_mean, index.channel_std)
         sound = data.normalization if data.normalization in SOUND_NORMALIZATIONS else "per_channel"
         return cls(
@@ -66,6 +72,7 @@ class Recipe:
                 rand_augment_magnitude=data.rand_augment_magnitude,
                 trivial_augment=data.trivial_augment,
                 eval_crop_ratio=data.eval_crop_ratio,
+                decoder=decoder,
                 quarantine=Quarantine(index.train, data.max_quarantined),
             ),
             val=ImageSource(
@@ -74,6 +81,7 @@ class Recipe:
                 "none",
                 config.seed,
                 eval_crop_ratio=data.eval_crop_ratio,
+                decoder=decoder,
                 quarantine=Quarantine(index.val, data.max_quarantined),
             ),
             sampler=EpochSampler(len(index.train), config.global_batch_size, config.seed),

@@ -93,8 +93,11 @@ def run_ranks(world: int, values: dict[str, Any], folder: str, kill: Kill | None
     return all(process.exitcode == 0 for process in ranks)
 
 
-def run_sweep(values: dict[str, Any], folder: str, way: str, kill_after: float | None) -> bool:
-    """The run as a sweep of one trial, gone on with where there is a state of it; killed as a whole in its middle."""
+def run_sweep(values: dict[str, Any], folder: str, way: str, kill: tuple[int, float] | None) -> bool:
+    """The run as a sweep of one trial, gone on with where there is a state of it; whether it came to its end.
+
+    `kill`: the whole job dies so many seconds after it has a checkpoint of that step.
+    """
     sweep = {"name": "resume", "trial": values, "storage": folder, "resources": {"cpus_per_worker": 1}}
     file = Path(folder) / "sweep.yaml"
     file.write_text(json.dumps(sweep))
@@ -103,8 +106,8 @@ def run_sweep(values: dict[str, Any], folder: str, way: str, kill_after: float |
     command += (["--local"] if way == "local" else []) + (["--resume", old[-1]] if old else [])
     job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while job.poll() is None:
-        if kill_after is not None and checkpoints_of(folder):
-            time.sleep(kill_after)
+        if kill is not None and last_step(folder) >= kill[0]:
+            time.sleep(kill[1])
             kill_tree(job.pid)
             job.wait()
             return False
@@ -128,6 +131,11 @@ def kill_tree(pid: int) -> None:
 def checkpoints_of(folder: str) -> list[Path]:
     """Committed checkpoints below `folder`, by step."""
     return sorted(Path(folder).rglob("checkpoints/step-*"), key=lambda path: path.name)
+
+
+def last_step(folder: str) -> int:
+    """Step of the last committed checkpoint; 0: none."""
+    return max((int(path.name.removeprefix("step-")) for path in checkpoints_of(folder)), default=0)
 
 
 def final_hash(folder: str) -> str:
@@ -155,9 +163,9 @@ def one_run(way: str, norm: str, rng: random.Random | None) -> tuple[str, str]:
             finished = finished if rng is None else not finished and run_ranks(world, values, folder, None)
             where = f"rank {kill[0]} before step {kill[1]}" if kill else ""
         else:
-            delay = rng.uniform(0.0, 1.5) if rng else None
-            finished = run_sweep(values, folder, way, delay)
-            where = f"at checkpoint {checkpoints_of(folder)[-1].name if rng else ''}"
+            moment = (rng.choice((5, 10, 15)), rng.uniform(0.0, 0.8)) if rng else None
+            finished = run_sweep(values, folder, way, moment)
+            where = f"after checkpoint {last_step(folder)}"
             finished = finished if rng is None else not finished and run_sweep(values, folder, way, None)
         assert finished, f"{way}: the run did not come to its end"
         return final_hash(folder), where

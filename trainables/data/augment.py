@@ -9,14 +9,16 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional
 
+from trainables.data.decode import Picture
+
 CROP_RATIO = (3 / 4, 4 / 3)
 """Width / height of a random crop."""
 
 
-def random_resized_crop(pixels: torch.Tensor, rng: np.random.Generator, size: int, min_area: float) -> torch.Tensor:
-    """Cut a random rectangle and resize it (antialiased): uint8 [3, h, w] -> uint8 [3, size, size]."""
-    top, left, height, width = draw_crop(rng, pixels.shape[-2], pixels.shape[-1], min_area)
-    crop: torch.Tensor = functional.resized_crop(pixels, top, left, height, width, [size, size], antialias=True)
+def random_resized_crop(picture: Picture, rng: np.random.Generator, size: int, min_area: float) -> torch.Tensor:
+    """Decode a random rectangle and resize it (antialiased): uint8 [3, size, size]."""
+    region = picture.region(*draw_crop(rng, picture.height, picture.width, min_area))
+    crop: torch.Tensor = functional.resize(region, [size, size], antialias=True)
     return crop
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torchvision.io import ImageReadMode
@@ -11,6 +14,58 @@ from torchvision.transforms.v2 import functional
 
 from trainables.data.store import Encoded
 from trainables.errors import DecodeError, complaint
+
+
+class Picture(Protocol):
+    """An encoded image whose size is known, and whose pixels are there when they are asked for."""
+
+    @property
+    def height(self) -> int:
+        """In pixels, as stored."""
+
+    @property
+    def width(self) -> int:
+        """In pixels, as stored."""
+
+    def whole(self) -> torch.Tensor:
+        """All pixels: uint8 [3, height, width], RGB. Raises DecodeError."""
+
+    def region(self, top: int, left: int, height: int, width: int) -> torch.Tensor:
+        """A rectangle of them: uint8 [3, height, width], RGB, the same bits as cut from `whole`. Raises DecodeError."""
+
+
+Decoder = Callable[[Encoded, str], Picture]
+"""(bytes of a file, what an error names it by) -> the picture. Raises DecodeError; may be called in any thread."""
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedPicture:
+    """A picture that is decoded as a whole."""
+
+    pixels: torch.Tensor
+
+    @property
+    def height(self) -> int:
+        """In pixels, as stored."""
+        return self.pixels.shape[1]
+
+    @property
+    def width(self) -> int:
+        """In pixels, as stored."""
+        return self.pixels.shape[2]
+
+    def whole(self) -> torch.Tensor:
+        """All pixels."""
+        return self.pixels
+
+    def region(self, top: int, left: int, height: int, width: int) -> torch.Tensor:
+        """A view of them."""
+        return self.pixels[:, top : top + height, left : left + width]
+
+
+def open_whole(encoded: Encoded, where: str) -> Picture:
+    """Torchvision's decoder."""
+    return DecodedPicture(decode_rgb(encoded, where))
 
 
 def decode_rgb(encoded: Encoded, where: str) -> torch.Tensor:

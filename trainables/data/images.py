@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional
 
 from trainables.data.augment import color_jitter, random_resized_crop
 from trainables.data.auto_augment import rand_augment, trivial_augment
-from trainables.data.decode import decode_rgb
+from trainables.data.decode import Decoder, Picture, decode_rgb, open_whole
 from trainables.data.index import Split
 from trainables.data.quarantine import Quarantine
 from trainables.errors import DecodeError
@@ -46,6 +46,8 @@ class ImageSource:
     """One operation of TrivialAugment, last."""
     eval_crop_ratio: float = 1.0
     """Side of the middle that is cut over the short side of the image, wherever no random crop is drawn."""
+    decoder: Decoder = open_whole
+    """Encoded bytes to pixels."""
     quarantine: Quarantine | None = None
     """Takes the images that don't decode; None: one is an error."""
 
@@ -98,14 +100,14 @@ class ImageSource:
 
     def _transformed(self, stored: int, sample_id: int, epoch: int | None) -> torch.Tensor:
         """The image of `stored` with the augmentation of `sample_id`: uint8 [image_size, image_size, 3]."""
-        pixels = read_rgb(self.split, stored)
-        return self._augmented(pixels, sample_id, epoch).permute(1, 2, 0)
+        picture = self.decoder(self.split.store.read(stored), self.split.store.locate(stored))
+        return self._augmented(picture, sample_id, epoch).permute(1, 2, 0)
 
-    def _augmented(self, pixels: torch.Tensor, sample_id: int, epoch: int | None) -> torch.Tensor:
+    def _augmented(self, picture: Picture, sample_id: int, epoch: int | None) -> torch.Tensor:
         if epoch is None:
-            return centre_square(pixels, self.image_size, self.eval_crop_ratio)
+            return centre_square(picture.whole(), self.image_size, self.eval_crop_ratio)
         # Each has a key of its own: trials that differ in one of them still share the others' draws.
-        pixels = self._crop_and_flip(pixels, generator(self.seed, "augment", epoch, sample_id))
+        pixels = self._crop_and_flip(picture, generator(self.seed, "augment", epoch, sample_id))
         if self.color_jitter or self.hue_jitter:
             rng = generator(self.seed, "color_jitter", epoch, sample_id)
             pixels = color_jitter(pixels, rng, self.color_jitter, self.hue_jitter)
@@ -116,13 +118,13 @@ class ImageSource:
             pixels = trivial_augment(pixels, generator(self.seed, "trivial_augment", epoch, sample_id))
         return pixels
 
-    def _crop_and_flip(self, pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    def _crop_and_flip(self, picture: Picture, rng: np.random.Generator) -> torch.Tensor:
         # Drawn first whether used or not: `crop` and `crop_flip` then share their crops.
         flip = rng.random() < 0.5
         if "crop" in self.augment:
-            pixels = random_resized_crop(pixels, rng, self.image_size, self.crop_min_area)
+            pixels = random_resized_crop(picture, rng, self.image_size, self.crop_min_area)
         else:
-            pixels = centre_square(pixels, self.image_size, self.eval_crop_ratio)
+            pixels = centre_square(picture.whole(), self.image_size, self.eval_crop_ratio)
         return functional.horizontal_flip(pixels) if flip and "flip" in self.augment else pixels
 
 

@@ -13,6 +13,7 @@ import torch
 from torchvision.transforms import v2
 
 from trainables.data.augment import CROP_RATIO, adjust_colors, color_jitter, draw_crop, random_resized_crop
+from trainables.data.decode import DecodedPicture
 from trainables.data.images import read_rgb
 from trainables.data.index import open_index
 from trainables.rng import generator
@@ -35,7 +36,7 @@ def test_a_crop_is_torchvisions_resized_crop(image: torch.Tensor) -> None:
     """The rectangle drawn, cut and resized by torchvision, bit for bit."""
     top, left, height, width = draw_crop(generator("crop"), 32, 40, 0.08)
     expected = v2.functional.resized_crop(image, top, left, height, width, [24, 24], antialias=True)
-    assert torch.equal(random_resized_crop(image, generator("crop"), 24, 0.08), expected)
+    assert torch.equal(random_resized_crop(DecodedPicture(image), generator("crop"), 24, 0.08), expected)
 
 
 @pytest.mark.parametrize("min_area", [0.08, 0.5])
