@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 from torch import Tensor
 
-from trainables.checkpoint_files import FAILURES, explain, open_files
+from trainables.checkpoint_files import open_files
 from trainables.checkpoint_format import (
     MANIFEST,
     STATE,
@@ -32,6 +32,7 @@ from trainables.checkpoint_format import (
     unpack_tensors,
 )
 from trainables.errors import CheckpointError, complaint
+from trainables.places import FAILURES, explain
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class CheckpointStore:
     is resumed from there.
 
     Args:
-        uri: a folder, made where it is missing, or s3://bucket/prefix; see checkpoint_files.open_files.
+        uri: a folder, made where it is missing, or s3://bucket/prefix; see places.open_filesystem.
         keep: latest checkpoints kept, at least 1.
 
     Raises:

@@ -18,36 +18,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from pyarrow import ArrowException, fs
+from pyarrow import fs
 
 from trainables.checkpoint_format import MANIFEST
 from trainables.errors import CheckpointError, complaint
+from trainables.places import FAILURES, explain, open_filesystem
 
-FAILURES = (OSError, ArrowException, MemoryError)
-"""What reading or writing a place raises where the place, not this program, is at fault."""
-S3_ATTEMPTS = 3
-"""Of each request, with growing pauses, as boto3 does; a URI's own 30 would wait minutes for a silent server."""
 _KEY = "checkpoint"
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _FOLDER = re.compile(r"step-(\d{9,})")
 _REPLACED = re.compile(r"\.(step-\d{9,})\.old-[0-9a-f]+")
-_REMEDIES_BY_CODE = {
-    errno.ENOSPC: "free space there",
-    errno.EDQUOT: "free space there, or raise the quota",
-    errno.EACCES: "let this user write there",
-    errno.EPERM: "let this user write there",
-    errno.EROFS: "mount it writable, or name another folder",
-    errno.ENOENT: "make the folder again",
-    errno.EEXIST: "name a folder, not a file",
-    errno.ENOTDIR: "name a folder, not a file",
-}
-_REMEDIES_BY_TEXT = {
-    "NO_SUCH_BUCKET": "make the bucket, or correct its name",
-    "ACCESS_DENIED": "let these credentials list, read, write and delete there",
-    "INVALID_ACCESS_KEY_ID": "correct AWS_ACCESS_KEY_ID",
-    "SIGNATURE_DOES_NOT_MATCH": "correct AWS_SECRET_ACCESS_KEY",
-    "NETWORK_CONNECTION": "check the network, and AWS_ENDPOINT_URL where one is set",
-}
 
 
 class Files(Protocol):
@@ -73,39 +52,21 @@ def open_files(uri: str) -> Files:
     """Open the place for reading and writing, and make it where it is a folder.
 
     Args:
-        uri: a path, or a URI of pyarrow.fs: file://, s3://bucket/prefix, gs://, hdfs://. S3 takes its credentials,
-            region and endpoint (AWS_ENDPOINT_URL) from the standard environment.
+        uri: as of `places.open_filesystem`.
 
     Raises:
         CheckpointError: nothing can be written there; one line.
 
     """
     try:
-        if _SCHEME.match(uri) is None:
-            return FolderFiles(Path(uri).expanduser().absolute())
-        filesystem, path = fs.FileSystem.from_uri(uri)
+        filesystem, path = open_filesystem(uri)
         if isinstance(filesystem, fs.LocalFileSystem):
             return FolderFiles(Path(path))
-        if isinstance(filesystem, fs.S3FileSystem):
-            filesystem = _with_few_attempts(filesystem)
         return ObjectFiles(filesystem, path)
     except (*FAILURES, RuntimeError) as error:  # RuntimeError: the home of a user that doesn't exist
         reason, remedy = explain(error)
         allowed = f"a folder or s3://bucket/prefix that can be written ({reason})"
         raise CheckpointError(complaint(_KEY, uri, allowed, remedy)) from None
-
-
-def explain(error: BaseException) -> tuple[str, str]:
-    """Reason and remedy of one of FAILURES, each a part of a line."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    # A request's id names nothing that the reader could look up.
-    reason = re.sub(r" \(Request ID: [^)]*\)", "", " ".join(text.split()))[:300] or type(error).__name__
-    if isinstance(error, MemoryError):
-        return "out of host memory", "free host memory"
-    if isinstance(error, OSError) and error.errno in _REMEDIES_BY_CODE:
-        return reason, _REMEDIES_BY_CODE[error.errno]
-    by_text = (remedy for mark, remedy in _REMEDIES_BY_TEXT.items() if mark in text)
-    return reason, next(by_text, "correct it, or see that the place works")
 
 
 class FolderFiles:
@@ -275,12 +236,6 @@ class ObjectFiles:
         for found, committed, aside in held:
             if found == step or not (committed or aside):
                 self.remove(found)
-
-
-def _with_few_attempts(filesystem: Any) -> Any:
-    """The same S3 file system, made again as pickle would, since a URI can't say how often to retry."""
-    make, (settings,) = filesystem.__reduce__()
-    return make({**settings, "retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS)})
 
 
 def _name(step: int) -> str:

@@ -20,8 +20,8 @@ import torch
 from moto.server import ThreadedMotoServer
 
 from trainables.checkpoint import CheckpointStore
-from trainables.checkpoint_files import S3_ATTEMPTS
 from trainables.errors import CheckpointError
+from trainables.places import S3_ATTEMPTS
 from trainables.trial import run_trial
 
 if TYPE_CHECKING:

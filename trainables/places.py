@@ -1,0 +1,74 @@
+"""Places that hold files: a folder of a file system, or a prefix of an object store."""
+
+from __future__ import annotations
+
+import errno
+import re
+from pathlib import Path
+from typing import Any
+
+from pyarrow import ArrowException, fs
+
+FAILURES = (OSError, ArrowException, MemoryError)
+"""What reading or writing a place raises where the place, not this program, is at fault."""
+S3_ATTEMPTS = 3
+"""Of each request, with growing pauses, as boto3 does; a URI's own 30 would wait minutes for a silent server."""
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_REMEDIES_BY_CODE = {
+    errno.ENOSPC: "free space there",
+    errno.EDQUOT: "free space there, or raise the quota",
+    errno.EACCES: "let this user write there",
+    errno.EPERM: "let this user write there",
+    errno.EROFS: "mount it writable, or name another folder",
+    errno.ENOENT: "make the folder again",
+    errno.EEXIST: "name a folder, not a file",
+    errno.ENOTDIR: "name a folder, not a file",
+}
+_REMEDIES_BY_TEXT = {
+    "NO_SUCH_BUCKET": "make the bucket, or correct its name",
+    "ACCESS_DENIED": "let these credentials list, read, write and delete there",
+    "INVALID_ACCESS_KEY_ID": "correct AWS_ACCESS_KEY_ID",
+    "SIGNATURE_DOES_NOT_MATCH": "correct AWS_SECRET_ACCESS_KEY",
+    "NETWORK_CONNECTION": "check the network, and AWS_ENDPOINT_URL where one is set",
+}
+
+
+def open_filesystem(uri: str) -> tuple[Any, str]:
+    """Open the file system of a place; nothing is read or made there.
+
+    Args:
+        uri: a path, or a URI of pyarrow.fs: file://, s3://bucket/prefix, gs://, hdfs://. S3 takes its credentials,
+            region and endpoint (AWS_ENDPOINT_URL) from the standard environment.
+
+    Returns:
+        A pyarrow file system, and the path in it: absolute, or of the form bucket/prefix.
+
+    Raises:
+        OSError, ArrowException, RuntimeError: the URI is of no known kind, or names the home of nobody.
+
+    """
+    if _SCHEME.match(uri) is None:
+        return fs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
+    filesystem, path = fs.FileSystem.from_uri(uri)
+    if isinstance(filesystem, fs.S3FileSystem):
+        filesystem = _with_few_attempts(filesystem)
+    return filesystem, path
+
+
+def explain(error: BaseException) -> tuple[str, str]:
+    """Reason and remedy of one of FAILURES, each a part of a line."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    # A request's id names nothing that the reader could look up.
+    reason = re.sub(r" \(Request ID: [^)]*\)", "", " ".join(text.split()))[:300] or type(error).__name__
+    if isinstance(error, MemoryError):
+        return "out of host memory", "free host memory"
+    if isinstance(error, OSError) and error.errno in _REMEDIES_BY_CODE:
+        return reason, _REMEDIES_BY_CODE[error.errno]
+    by_text = (remedy for mark, remedy in _REMEDIES_BY_TEXT.items() if mark in text)
+    return reason, next(by_text, "correct it, or see that the place works")
+
+
+def _with_few_attempts(filesystem: Any) -> Any:
+    """The same S3 file system, made again as pickle would, since a URI can't say how often to retry."""
+    make, (settings,) = filesystem.__reduce__()
+    return make({**settings, "retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS)})
