@@ -156,6 +156,43 @@ def submit(
     raise typer.Exit(end.exit_code)
 
 
+@app.command()
+def shard(
+    source: Annotated[
+        str | None,
+        typer.Argument(metavar="SRC", help="Image folder, Parquet files or tar shards: a path or s3://bucket/prefix."),
+    ] = None,
+    target: Annotated[str | None, typer.Argument(metavar="DST", help="A new folder, or s3://bucket/prefix.")] = None,
+    *,
+    seed: Annotated[int, typer.Option(metavar="N", help="Keys the order of the images in the shards.")] = 0,
+    shard_size: Annotated[str, typer.Option(metavar="SIZE", help="Most bytes of images in a shard.")] = "192MB",
+    reencode: Annotated[
+        str | None,
+        typer.Option(metavar="short=PIXELS,quality=PERCENT", help="Write smaller JPEGs; this changes the pixels."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(metavar="N", help="Shards written at once; by default one a core.")
+    ] = None,
+    verify: Annotated[
+        str | None, typer.Option(metavar="DST", help="Check the shards there, and write nothing.")
+    ] = None,
+) -> None:
+    """Turn a data set into shuffled Arrow shards, which load faster; an interrupted run goes on where it was."""
+    from pipelines.shard import shard as make_shards
+    from pipelines.shard import verify as verify_shards
+
+    if (verify is None) == (source is None) or (source is None) != (target is None):
+        raise typer.BadParameter("give either SRC and DST, or --verify DST")
+    try:
+        if verify is not None:
+            typer.echo(verify_shards(verify, threads=threads))
+        elif source is not None and target is not None:
+            line = make_shards(source, target, seed=seed, shard_size=shard_size, reencode=reencode, threads=threads)
+            typer.echo(line)
+    except KeyboardInterrupt:
+        raise _interrupted("the same command goes on") from None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]

@@ -72,6 +72,7 @@ def test_surface_is_frozen() -> None:
         "explain": ["trial", "--storage", "--uri"],
         "config": ["preset", "--set"],
         "submit": ["preset", "--address", "--set"],
+        "shard": ["source", "target", "--seed", "--shard-size", "--reencode", "--threads", "--verify"],
     }
 
 

@@ -1,4 +1,4 @@
-"""Which images there are: an image folder with train/ and val/, each of class folders, or the embedded digits."""
+"""Which images there are: in an image folder with train/ and val/, in Arrow shards, or in the embedded digits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from trainables.errors import DataError, complaint
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
 """Names of image files end so, in any case."""
-LAYOUT = "'digits' or a folder with train/ and val/, each of class folders with JPEG or PNG files"
+LAYOUT = "'digits', Arrow shards, or a folder with train/ and val/, each of class folders with JPEG or PNG files"
+
+SHARDS_MARKS = ("index.json", ".epoch14-shard")
+"""One of these lies in a folder of shards."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Listing:
     root: str
     """Absolute path of the folder with train/ and val/."""
     classes: tuple[str, ...]
-    """Class names, sorted; a label is a place here."""
+    """Class names; a label is a place here. Those of a folder are sorted."""
     train: Split
     val: Split
 
@@ -66,7 +69,7 @@ def open_index(path: str, *, cache_dir: Path | None = None) -> ImageIndex:
     """List a data set and count its channels. The same files give the same index in any order of listing.
 
     Args:
-        path: `digits`, or a folder with train/ and val/, each of class folders.
+        path: `digits`, a folder with train/ and val/, each of class folders, or one that `epoch14 shard` made.
         cache_dir: holds the drawn digits and channel statistics; None: $EPOCH14_CACHE or ~/.cache/epoch14.
 
     Raises:
@@ -75,6 +78,8 @@ def open_index(path: str, *, cache_dir: Path | None = None) -> ImageIndex:
     """
     cache = default_cache_dir() if cache_dir is None else cache_dir
     found = list_images(path, cache_dir=cache)
+    if isinstance(found, ImageIndex):
+        return found
     assert isinstance(found.train.store, FileStore)
     with _readable(path):
         mean, std = channel_statistics(found.train.store, cache)
@@ -88,13 +93,27 @@ def list_images(path: str, *, cache_dir: Path | None = None) -> Listing:
         DataError: the folder is missing or not of that layout, or a class or split has no images.
 
     """
+    if path != "digits" and is_sharded(path):
+        # The digits and folders need no pyarrow.
+        from trainables.data.shards.store import open_shards
+
+        return open_shards(Path(path).expanduser())
     with _readable(path):
         root = _find_root(path, default_cache_dir() if cache_dir is None else cache_dir)
         classes = _class_names(f"{root}/train")
-        _check_classes(path, classes, _class_names(f"{root}/val"))
+        check_classes(path, classes, _class_names(f"{root}/val"))
         train, val = (Split(*_list_files(root, split, classes)) for split in ("train", "val"))
-    _check_images(path, classes, train.labels, val.labels)
+    check_images(path, classes, train.labels, val.labels)
     return Listing(root, classes, train, val)
+
+
+def is_sharded(path: str) -> bool:
+    """Whether it is a folder of shards, finished or not, rather than of images."""
+    root = Path(path).expanduser()
+    try:
+        return not (root / "train").is_dir() and any((root / name).exists() for name in SHARDS_MARKS)
+    except (OSError, RuntimeError):
+        return False
 
 
 @contextmanager
@@ -137,11 +156,12 @@ def _image_files(folder: str) -> list[str]:
     """Image files in `folder` and below it, sorted; none where there is no such folder."""
     found = []
     for parent, _, names in os.walk(folder, followlinks=True):
-        found += [f"{parent}/{name}" for name in names if _is_image(name)]
+        found += [f"{parent}/{name}" for name in names if is_image(name)]
     return sorted(found)
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Whether a file of this name counts as an image."""
     # macOS leaves "._name.jpg" files that hold no image.
     return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
 
@@ -155,7 +175,8 @@ def _check_layout(path: str, root: str) -> None:
             raise DataError(complaint("data.path", path, f"{LAYOUT} ({split}/ is missing)", remedy))
 
 
-def _check_classes(path: str, train: tuple[str, ...], val: tuple[str, ...]) -> None:
+def check_classes(path: str, train: tuple[str, ...], val: tuple[str, ...]) -> None:
+    """Check the class names of both splits. Raises DataError: there is none, or val/ has one of its own."""
     if not train:
         remedy = "add class folders to train/"
         raise DataError(complaint("data.path", path, f"{LAYOUT} (train/ has no class folder)", remedy))
@@ -166,7 +187,8 @@ def _check_classes(path: str, train: tuple[str, ...], val: tuple[str, ...]) -> N
         raise DataError(complaint("data.path", path, f"classes of val/ that train/ has too (it lacks {few})", remedy))
 
 
-def _check_images(path: str, classes: tuple[str, ...], train: np.ndarray, val: np.ndarray) -> None:
+def check_images(path: str, classes: tuple[str, ...], train: np.ndarray, val: np.ndarray) -> None:
+    """Check the labels of both splits, int64 [n]. Raises DataError: a split, or a class of train/, has no images."""
     counts = np.bincount(train, minlength=len(classes))
     for folder, empty in (("train/", len(train) == 0), ("val/", len(val) == 0)):
         if empty:

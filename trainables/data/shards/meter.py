@@ -1,0 +1,85 @@
+"""Work in several threads: counted, and stopped by the first failure or Ctrl-C."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a stage is."""
+
+    stage: str
+    """What is being done, such as `writing`."""
+    images: int
+    """Done so far in this run."""
+    bytes: int
+    """Done so far in this run."""
+    total_bytes: int
+    """Of this run."""
+    seconds: float
+    """Since the stage began."""
+
+
+class Meter:
+    """Counts the work of a stage, which any number of threads do.
+
+    Args:
+        listener: called after each piece of work, by one thread at a time.
+
+    """
+
+    def __init__(self, listener: Callable[[Progress], None]) -> None:
+        self._listener = listener
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self.begin("", 0)
+
+    def begin(self, stage: str, total_bytes: int) -> None:
+        """Start to count anew."""
+        self._stage, self._total, self._images, self._bytes = stage, total_bytes, 0, 0
+        self._started = time.monotonic()
+
+    def add(self, images: int, size: int) -> None:
+        """Count a piece of work of `size` bytes. Raises StoppedError where the work is to end."""
+        if self._stopped.is_set():
+            raise StoppedError
+        with self._lock:
+            self._images += images
+            self._bytes += size
+            seconds = time.monotonic() - self._started
+            self._listener(Progress(self._stage, self._images, self._bytes, self._total, seconds))
+
+    def stop(self) -> None:
+        """Let every thread end at its next piece of work."""
+        self._stopped.set()
+
+
+class StoppedError(Exception):
+    """Another thread failed, or the user wants no more; seen by nobody but the pool."""
+
+
+def run_jobs(jobs: Sequence[Callable[[], Result]], threads: int, meter: Meter) -> list[Result]:
+    """Run the jobs in threads; returns their results in order, or raises the first failure when all threads are gone.
+
+    Each job calls `meter.add` often, and ends by the StoppedError that it raises after a failure or a Ctrl-C.
+    """
+    with ThreadPoolExecutor(threads, thread_name_prefix="shard") as pool:
+        try:
+            futures = [pool.submit(job) for job in jobs]
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            # The first of these raises where one failed; else all are done.
+            for future in sorted(done, key=lambda future: future.exception() is None):
+                future.result()
+            return [future.result() for future in futures]
+        except BaseException:
+            meter.stop()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
