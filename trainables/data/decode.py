@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,8 @@ from torchvision.transforms.v2 import functional
 
 from trainables.data.store import Encoded
 from trainables.errors import DecodeError, complaint
+
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class Picture(Protocol):
@@ -82,6 +86,9 @@ def decode_rgb(encoded: Encoded, where: str) -> torch.Tensor:
         DecodeError: it is empty, damaged or an animation; the line names it.
 
     """
+    damage = _png_damage(encoded)
+    if damage is not None:
+        raise _undecodable(where, damage)
     try:
         # The operator behind torchvision.io.decode_image, whose wrapper warns at every call from 0.29 on.
         pixels: torch.Tensor = torch.ops.image.decode_image(torch.from_numpy(encoded), ImageReadMode.RGB.value)
@@ -97,6 +104,29 @@ def decode_rgb(encoded: Encoded, where: str) -> torch.Tensor:
 def _undecodable(where: str, reason: str) -> DecodeError:
     allowed = f"JPEG and PNG files that decode ({reason})"
     return DecodeError(complaint("data.path", Path(where).name, allowed, f"replace or remove {where}"))
+
+
+def _png_damage(encoded: Encoded) -> str | None:
+    """What is wrong with the chunks of a PNG, or None.
+
+    torchvision 0.29 takes the process down (SIGSEGV) at a PNG whose pixel data doesn't inflate, so that a flipped bit
+    must be found before. Source: PNG (ISO/IEC 15948), 5.3: length, type, data and CRC-32 of type and data.
+    """
+    data = encoded.data
+    if len(data) < len(_PNG) or bytes(data[: len(_PNG)]) != _PNG:
+        return None
+    start = len(_PNG)
+    while start + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, start)
+        end = start + 12 + length
+        if end > len(data):
+            return f"its {kind.decode('latin-1')!r} ends too early"
+        if zlib.crc32(data[start + 4 : end - 4]) != int.from_bytes(data[end - 4 : end]):
+            return f"the checksum of its {kind.decode('latin-1')!r} is wrong"
+        if kind == b"IEND":
+            break
+        start = end
+    return None
 
 
 def _reason(error: RuntimeError) -> str:

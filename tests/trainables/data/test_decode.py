@@ -79,6 +79,18 @@ def test_a_missing_file_is_an_error_of_another_kind(tmp_path: Path) -> None:
     assert not isinstance(caught.value, DecodeError)
 
 
+@pytest.mark.parametrize("place", [29, 45, 300, -20])
+def test_a_flipped_bit_of_a_png_is_an_error(place: int, tmp_path: Path) -> None:
+    """In its header, the head of its pixels, the pixels, their end: a DataError, where torchvision would crash."""
+    path = tmp_path / "photo.png"
+    Image.effect_noise((64, 64), 50).convert("RGB").save(path)
+    content = bytearray(path.read_bytes())
+    content[place] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(DecodeError, match=rf"photo\.png.*remedy: replace or remove {path}"):
+        decode_rgb(read_file(str(path)), str(path))
+
+
 def test_an_animation_is_an_error(tmp_path: Path) -> None:
     """A GIF of several frames under a JPEG's name is no still image."""
     path = tmp_path / "x.jpg"
