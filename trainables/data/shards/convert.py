@@ -13,6 +13,7 @@ import numpy as np
 from trainables.data.channels import count_channels
 from trainables.data.shards.claim import RECORDS, check_place, finished_shards, put, write_plan
 from trainables.data.shards.format import INDEX, SPLITS, ShardFile, ShardIndex, SplitFiles, Where
+from trainables.data.shards.labels import is_text
 from trainables.data.shards.meter import Meter, Progress, run_jobs
 from trainables.data.shards.plan import PlannedShard, Settings, plan_hash, plan_shards
 from trainables.data.shards.records import pack_record
@@ -139,15 +140,10 @@ def _write_all(data: SourceData, place: Target, job: _Job, former: ShardIndex | 
 
 def _check_names(data: SourceData, where: Where) -> None:
     for split in data.splits.values():
-        bad = next((name for name in split.store.names if not _is_unicode(name)), None)
+        bad = next((name for name in split.store.names if not is_text(name)), None)
         if bad is not None:
             shown = bad.encode(errors="backslashreplace").decode()[:120]
             raise where.error(f"file names in UTF-8 ({shown} is not)", "rename it")
-
-
-def _is_unicode(name: str) -> bool:
-    # Bytes that are no UTF-8 come from the system as lone surrogates.
-    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _write_one(split: SourceSplit, shard: PlannedShard, place: Target, meter: Meter) -> Written:

@@ -41,6 +41,11 @@ def resolve_labels(
     return tuple(classes), *(found.cast(pa.int64()).to_numpy() for found in places)
 
 
+def is_text(name: str) -> bool:
+    """Whether a name can be stored; bytes that are no UTF-8 come from file systems as lone surrogates."""
+    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 def _numbered(
     where: Where, train: IntArray, val: IntArray, declared: Sequence[str] | None
 ) -> tuple[tuple[str, ...], IntArray, IntArray]:

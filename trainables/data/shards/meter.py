@@ -72,14 +72,24 @@ def run_jobs(jobs: Sequence[Callable[[], Result]], threads: int, meter: Meter) -
     Each job calls `meter.add` often, and ends by the StoppedError that it raises after a failure or a Ctrl-C.
     """
     with ThreadPoolExecutor(threads, thread_name_prefix="shard") as pool:
+        futures = [pool.submit(_stopping, job, meter) for job in jobs]
         try:
-            futures = [pool.submit(job) for job in jobs]
-            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            # The first of these raises where one failed; else all are done.
-            for future in sorted(done, key=lambda future: future.exception() is None):
-                future.result()
-            return [future.result() for future in futures]
+            wait(futures, return_when=FIRST_EXCEPTION)
         except BaseException:
             meter.stop()
-            pool.shutdown(wait=False, cancel_futures=True)
             raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    errors = [error for future in futures if not future.cancelled() and (error := future.exception())]
+    for error in sorted(errors, key=lambda error: isinstance(error, StoppedError)):
+        raise error
+    return [future.result() for future in futures]
+
+
+def _stopping(job: Callable[[], Result], meter: Meter) -> Result:
+    try:
+        return job()
+    except BaseException:
+        # Here, as this thread may begin its next job before another one hears of the failure.
+        meter.stop()
+        raise

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from trainables.data.shards.format import Where
+from trainables.data.shards.labels import is_text
 from trainables.data.shards.meter import Meter, run_jobs
 from trainables.data.shards.ranges import Ranges, join
 from trainables.data.shards.source import SourceData, SourceFile, hash_of
@@ -24,7 +25,7 @@ from trainables.data.shards.source import SourceData, SourceFile, hash_of
 BATCH_ROWS = 64
 """Rows that are in memory at once, for each thread."""
 _BUFFER = 1 << 20
-"""Bytes of a column that are read ahead. Without it a whole row group is in memory, which may be the whole file."""
+"""Bytes of a column that are read ahead."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,9 @@ def where_of(where: Where, file: SourceFile) -> Where:
 @contextmanager
 def _opened(where: Where, file: SourceFile) -> Iterator[Any]:
     try:
-        with file.filesystem.open_input_file(file.path) as stream, pq.ParquetFile(stream, buffer_size=_BUFFER) as table:
+        stream = file.filesystem.open_input_file(file.path)
+        # With `pre_buffer` the whole file comes to memory, with threads of its own a row group: often the whole file.
+        with stream, pq.ParquetFile(stream, buffer_size=_BUFFER, pre_buffer=False) as table:
             yield table
     except pa.ArrowException as error:
         reason = " ".join(str(error).split())[:200]
@@ -108,7 +111,9 @@ def _class_names(schema: pa.Schema) -> tuple[str, ...] | None:
         names = info["info"]["features"]["label"]["names"]
     except (KeyError, ValueError, TypeError, RecursionError):
         return None
-    return tuple(names) if isinstance(names, list) and names and all(isinstance(name, str) for name in names) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) and is_text(name) for name in names):
+        return None
+    return tuple(names) or None
 
 
 def _copy(where: Where, file: SourceFile, copy: Path, meter: Meter) -> Ranges:
@@ -140,7 +145,7 @@ def _copied(where: Where, table: Any, out: BinaryIO, size: int, meter: Meter) ->
     row, total = 0, max(table.metadata.num_rows, 1)
     label_type = table.schema_arrow.field("label").type
     kind = pa.int64() if pa.types.is_integer(label_type) else pa.string()
-    for batch in table.iter_batches(BATCH_ROWS, columns=["image", "label"]):
+    for batch in table.iter_batches(BATCH_ROWS, columns=["image", "label"], use_threads=False):
         image, label = batch.column("image"), batch.column("label")
         if pa.types.is_struct(image.type):
             image = pc.struct_field(image, "bytes")

@@ -119,9 +119,9 @@ def by_split(files: Sequence[SourceFile], where: Where) -> dict[str, list[Source
 
 def hash_of(kind: str, parts: Mapping[str, Sequence[tuple[str, int]]]) -> str:
     """Hash of the names and sizes of each split."""
-    digest = hashlib.blake2b(kind.encode(), digest_size=16)
+    digest = hashlib.blake2b(kind.encode(errors="surrogateescape"), digest_size=16)
     for split, entries in parts.items():
         digest.update(f"\n\n{split}\n".encode())
         for name, size in entries:
-            digest.update(f"{name}\x00{size}\n".encode())
+            digest.update(f"{name}\x00{size}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()

@@ -103,7 +103,7 @@ def read_index(folder: Path) -> ShardIndex:
     where = Where("data.path", str(folder))
     if (folder / WORK).exists() and not (folder / INDEX).exists():
         raise where.error(
-            "shards that are all there (they are not finished)", "let the same epoch14 shard command go on"
+            "shards that are all there (they are not finished)", "run the same epoch14 shard command again: it goes on"
         )
     with _readable(where):
         text = (folder / INDEX).read_bytes().decode(errors="replace")

@@ -17,6 +17,7 @@ from pyarrow import fs
 
 from trainables.data.index import EXTENSIONS
 from trainables.data.shards.format import Where
+from trainables.data.shards.labels import is_text
 from trainables.data.shards.meter import Meter, run_jobs
 from trainables.data.shards.ranges import Ranges, join
 from trainables.data.shards.source import SourceData, SourceFile, hash_of
@@ -171,4 +172,4 @@ def _parse_label(ending: str, content: bytes) -> int | str | None:
         return int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return value if abs(value) < 10**_MAX_DIGITS else None
-    return value if isinstance(value, str) and value else None
+    return value if isinstance(value, str) and value and is_text(value) else None
