@@ -9,11 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
 
 from trainables.data.index import list_images
 from trainables.data.shards.convert import Outcome, convert
@@ -94,6 +92,8 @@ def add_to_tar(path: Path, key: str, members: dict[str, bytes]) -> None:
 @pytest.fixture(scope="module")
 def s3_server() -> Iterator[str]:
     """URL of a local S3 server."""
+    from moto.server import ThreadedMotoServer
+
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -114,6 +114,8 @@ def s3_client(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     }
     for key, value in settings.items():
         monkeypatch.setenv(key, value)
+    import boto3
+
     client = boto3.client("s3")
     client.create_bucket(Bucket="data")
     return client

@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +16,10 @@ import torch
 from trainables.data.images import ImageSource
 from trainables.data.index import ImageIndex, list_images, open_index
 from trainables.data.shards.store import ShardStore, check_file, open_shards, read_index
+from trainables.trial import run_trial
 
 if TYPE_CHECKING:
+    from tests.trainables.conftest import Tiny
     from tests.trainables.data.conftest import MakeShards
 
 TinyImages = Callable[..., Path]
@@ -76,6 +78,18 @@ def test_photos_train_on_the_same_bits(clothing: Path, tmp_path: Path, make_shar
     for augment in ("none", "crop_flip"):
         batches = [ImageSource(index.train, 64, augment, 3, rand_augment_ops=1).fetch(ids, 2) for index in (one, two)]
         assert torch.equal(*batches)
+
+
+def test_a_trial_has_the_same_losses(folder: Path, shards: Path, tiny: Tiny) -> None:
+    """A run that names the shards as its data is the run on the folder, bit for bit."""
+    histories = []
+    for path in (folder, shards):
+        rows: list[dict[str, Any]] = []
+        config = tiny(max_steps=4, data={"path": str(path), "augment": "crop_flip"})
+        assert run_trial(config, rows.append).phase == "finished"
+        histories.append([step["loss"] for row in rows for step in row["history"]])
+    assert len(histories[0]) == 4
+    assert histories[0] == histories[1]
 
 
 def test_a_shard_is_plain_arrow(folder: Path, shards: Path) -> None:

@@ -17,6 +17,7 @@ from trainables.data.index import list_images, open_index
 from trainables.data.shards.store import read_index
 from trainables.data.shards.verify import verify
 from trainables.errors import DataError
+from trainables.rng import generator
 
 if TYPE_CHECKING:
     from tests.trainables.data.conftest import MakeShards, Rewrite
@@ -251,6 +252,28 @@ def test_a_source_of_no_layout_is_one_line(folder: Path, tmp_path: Path, make_sh
     shutil.rmtree(folder / "train" / "dog")
     assert_one_line("data.path", "it lacks 'dog'", lambda: make_shards(folder, target))
     assert not target.exists()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_damaged_parquet_is_one_line_or_none(
+    seed: int, folder: Path, tmp_path: Path, as_parquet: Rewrite, make_shards: MakeShards
+) -> None:
+    """Bits flipped anywhere in a file: its name and a remedy, or shards; never another error, never DST to blame."""
+    path = as_parquet(folder) / "data" / "train-00000-of-00002.parquet"
+    content = bytearray(path.read_bytes())
+    rng = generator("parquet", seed)
+    start = int(len(content) * (0.9 if seed % 2 else 0.0))
+    for place in rng.integers(start, len(content), size=4).tolist():
+        content[place] ^= 1 << int(rng.integers(8))
+    path.write_bytes(content)
+    try:
+        make_shards(tmp_path / "parquet", tmp_path / "shards")
+    except DataError as error:
+        message = str(error)
+        assert message.startswith(("SRC: ", "data.path: "))  # either outcome is right
+        assert "\n" not in message  # as above
+    else:
+        assert len(open_index(str(tmp_path / "shards")).train) == 14
 
 
 def test_names_must_be_text(folder: Path, tmp_path: Path, make_shards: MakeShards) -> None:

@@ -43,6 +43,8 @@ def convert(
     """Turn a data set into Arrow shards, or finish what an interrupted run of the same arguments began.
 
     The same source and settings give the same bytes, whatever the threads and however often the work was interrupted.
+    Parquet files and remote tar shards are copied first, to the target's folder, or to the cache where the target is
+    remote: meanwhile that disk holds the images twice.
 
     Args:
         source: a path, s3://bucket/prefix, or `digits`.

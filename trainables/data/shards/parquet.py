@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from trainables.data.shards.format import Where
 from trainables.data.shards.labels import is_text
 from trainables.data.shards.meter import Meter, run_jobs
 from trainables.data.shards.ranges import Ranges, join
-from trainables.data.shards.source import SourceData, SourceFile, hash_of
+from trainables.data.shards.source import SourceData, SourceFile, file_errors, hash_of, where_of
 
 BATCH_ROWS = 64
 """Rows that are in memory at once, for each thread."""
@@ -69,21 +69,20 @@ def open_parquet(where: Where, files: Mapping[str, Sequence[SourceFile]]) -> Par
     return ParquetSource(where, files, declared)
 
 
-def where_of(where: Where, file: SourceFile) -> Where:
-    """The same key, with the file as its value."""
-    return Where(where.key, f"{where.value.rstrip('/')}/{file.name}")
-
-
 @contextmanager
 def _opened(where: Where, file: SourceFile) -> Iterator[Any]:
-    try:
-        stream = file.filesystem.open_input_file(file.path)
-        # With `pre_buffer` the whole file comes to memory, with threads of its own a row group: often the whole file.
-        with stream, pq.ParquetFile(stream, buffer_size=_BUFFER, pre_buffer=False) as table:
-            yield table
-    except pa.ArrowException as error:
-        reason = " ".join(str(error).split())[:200]
-        raise where_of(where, file).error(f"a whole Parquet file ({reason})", "make or copy it again") from None
+    with ExitStack() as stack:
+        with file_errors(where_of(where, file), "a whole Parquet file"):
+            stream = stack.enter_context(file.filesystem.open_input_file(file.path))
+            # With `pre_buffer` the whole file comes to memory.
+            table = stack.enter_context(pq.ParquetFile(stream, buffer_size=_BUFFER, pre_buffer=False))
+        yield table
+
+
+def _batches(where: Where, table: Any) -> Iterator[pa.RecordBatch]:
+    with file_errors(where, "a whole Parquet file"):
+        # Threads of its own would hold a row group in memory: often the whole file.
+        yield from table.iter_batches(BATCH_ROWS, columns=["image", "label"], use_threads=False)
 
 
 def _check_columns(where: Where, schema: pa.Schema) -> None:
@@ -124,9 +123,11 @@ def _copy(where: Where, file: SourceFile, copy: Path, meter: Meter) -> Ranges:
         with _opened(where, file) as table, copy.with_suffix(".bin").open("wb") as out:
             batches = list(_copied(where_of(where, file), table, out, file.size, meter))
             os.fsync(out.fileno())
-        with pa.OSFile(str(unfinished), "wb") as sink, pa.ipc.new_file(sink, batches[0].schema) as writer:
-            for batch in batches:
-                writer.write_batch(batch)
+        with unfinished.open("wb") as sink:
+            with pa.ipc.new_file(sink, batches[0].schema) as writer:
+                for batch in batches:
+                    writer.write_batch(batch)
+            os.fsync(sink.fileno())
         unfinished.rename(done)
     rows = pa.ipc.open_file(pa.py_buffer(done.read_bytes())).read_all().combine_chunks()
     length = rows["length"].to_numpy()
@@ -145,7 +146,7 @@ def _copied(where: Where, table: Any, out: BinaryIO, size: int, meter: Meter) ->
     row, total = 0, max(table.metadata.num_rows, 1)
     label_type = table.schema_arrow.field("label").type
     kind = pa.int64() if pa.types.is_integer(label_type) else pa.string()
-    for batch in table.iter_batches(BATCH_ROWS, columns=["image", "label"], use_threads=False):
+    for batch in _batches(where, table):
         image, label = batch.column("image"), batch.column("label")
         if pa.types.is_struct(image.type):
             image = pc.struct_field(image, "bytes")

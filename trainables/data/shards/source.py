@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ from pyarrow import fs
 from trainables.data.shards.format import SPLITS, Where
 from trainables.data.shards.meter import Meter
 from trainables.data.store import Store
+from trainables.places import FAILURES, explain
 
 LAYOUT = (
     "a folder or s3://bucket/prefix with train/ and val/, each of class folders; or with Parquet files or tar shards"
@@ -76,6 +78,22 @@ class SourceFile:
     """Relative to the source."""
     size: int
     """In bytes."""
+
+
+@contextmanager
+def file_errors(where: Where, wanted: str) -> Iterator[None]:
+    """Turn the failure to read a source's file into one line that doesn't blame the target, written meanwhile."""
+    try:
+        yield
+    except FAILURES as error:
+        reason, _ = explain(error)
+        remedy = "make or copy it again, or let this user read it"
+        raise where.error(f"{wanted} that can be read ({reason})", remedy) from None
+
+
+def where_of(where: Where, file: SourceFile) -> Where:
+    """The same key, with the file as its value."""
+    return Where(where.key, f"{where.value.rstrip('/')}/{file.name}")
 
 
 def split_of(name: str) -> str | None:

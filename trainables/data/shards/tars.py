@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from trainables.data.shards.format import Where
 from trainables.data.shards.labels import is_text
 from trainables.data.shards.meter import Meter, run_jobs
 from trainables.data.shards.ranges import Ranges, join
-from trainables.data.shards.source import SourceData, SourceFile, hash_of
+from trainables.data.shards.source import SourceData, SourceFile, file_errors, hash_of, where_of
 from trainables.errors import DataError
 
 LABEL_KEYS = ("label", "cls")
@@ -63,13 +63,19 @@ class TarSource:
             return file.path
         if not copy.exists():
             unfinished = copy.with_suffix(".partial")
-            with file.filesystem.open_input_file(file.path) as stream, unfinished.open("wb") as out:
-                while chunk := stream.read(_CHUNK):
+            with unfinished.open("wb") as out:
+                for chunk in self._chunks(file):
                     out.write(chunk)
                     meter.add(0, len(chunk))
                 os.fsync(out.fileno())
             unfinished.rename(copy)
         return str(copy)
+
+    def _chunks(self, file: SourceFile) -> Iterator[bytes]:
+        where = where_of(self.where, file)
+        with file_errors(where, "a tar file"), file.filesystem.open_input_file(file.path) as stream:
+            while chunk := stream.read(_CHUNK):
+                yield chunk
 
 
 @dataclass
@@ -107,7 +113,7 @@ class _Samples:
         sample.label = label if label is not None else sample.label
 
     def error(self, allowed: str, remedy: str) -> DataError:
-        return Where(self.where.key, f"{self.where.value.rstrip('/')}/{self.file.name}").error(allowed, remedy)
+        return where_of(self.where, self.file).error(allowed, remedy)
 
 
 def list_tar(where: Where, file: SourceFile, path: str, meter: Meter) -> Ranges:
@@ -136,7 +142,7 @@ def list_tar(where: Where, file: SourceFile, path: str, meter: Meter) -> Ranges:
                     meter.add(0, 0)
     except DataError:
         raise
-    except (tarfile.TarError, ValueError, OverflowError) as error:
+    except (OSError, tarfile.TarError, ValueError, OverflowError) as error:
         raise samples.error(f"a whole, uncompressed tar file ({error})", "make or copy it again") from None
     found = [(sample.image, sample.label) for sample in samples.found.values() if sample.image is not None]
     for image, label in found:
@@ -151,7 +157,7 @@ def list_tar(where: Where, file: SourceFile, path: str, meter: Meter) -> Ranges:
     meter.add(len(found), size)
     return Ranges(
         path,
-        f"{where.value.rstrip('/')}/{file.name}",
+        where_of(where, file).value,
         [f"{file.name}/{image[0]}" for image, _ in found],
         pa.array([label for _, label in found], kind),
         np.array([image[1] for image, _ in found], dtype=np.int64),
