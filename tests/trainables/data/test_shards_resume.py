@@ -124,6 +124,22 @@ def test_finished_shards_are_kept(folder: Path, tmp_path: Path, make_shards: Mak
     assert make_shards(folder, target, shard_size=20_000).written == 0
 
 
+def test_a_finished_place_costs_nothing(
+    folder: Path, tmp_path: Path, as_parquet: Rewrite, make_shards: MakeShards
+) -> None:
+    """The same command again copies nothing, even where an interrupted run's work folder is left."""
+    source, target = as_parquet(folder), tmp_path / "shards"
+    make_shards(source, target)
+    before = files_of(target)
+    (target / WORK / "records").mkdir(parents=True)
+
+    def fail(progress: object) -> None:
+        raise AssertionError(progress)
+
+    assert convert(str(source), str(target), Settings(shard_size=10_000), threads=1, listener=fail).written == 0
+    assert files_of(target) == before
+
+
 def test_a_damaged_record_or_shard_is_written_again(folder: Path, tmp_path: Path, make_shards: MakeShards) -> None:
     """What an interrupted run left is believed only as far as it is whole."""
     make_shards(folder, tmp_path / "expected")

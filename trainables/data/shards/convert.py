@@ -65,6 +65,9 @@ def convert(
     with place_errors(to, writing=True):
         place = open_target(to, writing=True)
         index = check_place(place, to, plan)
+        if index is not None and all(place.size(file.name) == file.bytes for file in index.files):
+            place.finish()
+            return Outcome(index, 0, 0, 0)
         with place.locked():
             spool = _prepare(place, plan)
             write_plan(place, plan, {"source": source, "settings": settings.describe()})
