@@ -1,6 +1,7 @@
 """The `epoch14` command: parse and call.
 
-Exit codes: 0; 1 the sweep failed; 2 bad input; 130 interrupted. Whatever a user can cause ends in one line on stderr.
+Exit codes: 0; 1 the sweep failed, or the doctor found something; 2 bad input; 130 interrupted. Whatever a user can
+cause ends in one line on stderr.
 The work is imported where it is called, so that `epoch14 --help` need not load torch, ray and mlflow.
 """
 
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trainables.errors import Epoch14Error
+from trainables.errors import ConfigError, Epoch14Error, complaint
 
 if TYPE_CHECKING:
     from pipelines.sweep import SweepResult
@@ -124,6 +125,58 @@ def explain(
     from pipelines.explain import explain as explain_trial
 
     explain_trial(trial, uri or default_tracking_uri(storage), Console())
+
+
+@app.command()
+def doctor(
+    path: Annotated[str, typer.Argument(metavar="DATA", help="A folder with train/ and val/, or digits.")],
+    *,
+    normalization: Annotated[
+        str, typer.Option(metavar="NAME", help="As data.normalization of the training.")
+    ] = "per_channel",
+    image_size: Annotated[
+        int, typer.Option(metavar="PIXELS", min=8, max=1024, help="As data.image_size of the training.")
+    ] = 32,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Images to read of each split, evenly spaced; default all.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the findings there.")] = None,
+    html_file: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a report with thumbnails there.")
+    ] = None,
+    fail_on: Annotated[
+        str, typer.Option(metavar="SEVERITY", help="Exit with 1 from this one on: warning or error.")
+    ] = "warning",
+) -> None:
+    """Examine a data set before a training meets it.
+
+    Exit code 0 where nothing is as bad as --fail-on, 1 where something is, 2 where the data can't be listed.
+    """
+    if fail_on not in ("warning", "error"):
+        raise ConfigError(complaint("--fail-on", fail_on, "warning or error", "choose one of these"))
+    from rich.console import Console
+
+    from pipelines.doctor import check_writable, data_config, examine_data, print_findings, shown_progress, write_json
+
+    check_writable(json_file, "--json")
+    check_writable(html_file, "--html")
+    data = data_config(path, normalization, image_size)
+    try:
+        with shown_progress(Console(stderr=True)) as progress:
+            examination = examine_data(data, limit=limit, progress=progress)
+    except KeyboardInterrupt:
+        raise _interrupted("nothing was written") from None
+    print_findings(examination, Console())
+    if json_file:
+        write_json(examination, json_file)
+    if html_file:
+        from pipelines.doctor_html import write_html
+
+        write_html(examination, html_file)
+    from trainables.data.doctor.finding import at_least
+
+    if at_least(examination.findings, "warning" if fail_on == "warning" else "error"):
+        raise typer.Exit(1)
 
 
 @app.command()

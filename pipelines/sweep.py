@@ -97,6 +97,11 @@ def run_sweep(
     check_data(config)
     check_checkpoints(config)
     check_tracking(config.tracking_uri)
+    if not resume:
+        # It loads torch.
+        from pipelines.doctor import look_at_data
+
+        look_at_data(config)
     from infra.notice import listening
     from infra.ray_runtime import Need, ray_session
 

@@ -70,6 +70,7 @@ def test_surface_is_frozen() -> None:
         "train": ["target", "--set", "--local", "--address", "--storage", "--uri"],
         "ui": ["--storage", "--uri", "--port"],
         "explain": ["trial", "--storage", "--uri"],
+        "doctor": ["path", "--normalization", "--image-size", "--limit", "--json", "--html", "--fail-on"],
         "config": ["preset", "--set"],
         "submit": ["preset", "--address", "--set"],
         "shard": ["source", "target", "--seed", "--shard-size", "--reencode", "--threads", "--verify"],

@@ -51,12 +51,12 @@ def _channel_order(survey: Survey) -> Iterator[Finding]:
         )
         summary += "order B, G, R"
         remedy = "look at some: where skin is blue, save them anew in RGB (OpenCV reads and writes BGR)"
-        yield about("channel_order", "warning", summary, remedy, part.files(part.decoded))
+        yield about("channel_order", "warning", summary, remedy, part.files(part.shown))
 
 
 def _grey(survey: Survey) -> Iterator[Finding]:
     for part in survey.splits:
-        grey = [one for one in part.decoded if _is_grey(one)]
+        grey = [one for one in part.shown if _is_grey(one)]
         told = [label for label in sorted({one.label for one in grey}) if _gives_away(part, grey, label)]
         for label in told:
             summary = f"the images of class {survey.listing.classes[label]!r} in {part.name}/ are grey, those of other "
@@ -69,9 +69,9 @@ def _grey(survey: Survey) -> Iterator[Finding]:
 
 
 def _gives_away(part: SplitFacts, grey: list[ImageFacts], label: int) -> bool:
-    own = sum(one.label == label for one in part.decoded)
+    own = sum(one.label == label for one in part.shown)
     grey_own = sum(one.label == label for one in grey)
-    others = len(part.decoded) - own
+    others = len(part.shown) - own
     return own >= ENOUGH <= others and grey_own >= MOSTLY * own and len(grey) - grey_own <= RARELY * others
 
 

@@ -51,7 +51,7 @@ def check_files(survey: Survey, _: DataConfig) -> Iterator[Finding]:
 
 
 def _is_truncated(one: ImageFacts) -> bool:
-    """libjpeg fills what is missing with the last colour, where a mark of the end stands behind the gap."""
+    """Where the mark of the end stands behind a gap, libjpeg fills the gap with the last colour."""
     return one.format == "JPEG" and one.pixels is not None and FLAT_END <= one.pixels.flat_end < 1.0
 
 

@@ -30,7 +30,7 @@ REMEDY = "prepare both splits by the same steps"
 
 def check_splits(survey: Survey, _: DataConfig) -> Iterator[Finding]:
     """Findings `negative` and `split_...`: pixels, size, shape, format, quality, grey."""
-    if min(len(part.decoded) for part in survey.splits) < ENOUGH:
+    if min(len(part.shown) for part in survey.splits) < ENOUGH:
         return
     if turn_of(survey) == "negative":
         summary = "brightness and colours of val/ are those of a negative of train/"
@@ -99,7 +99,7 @@ def _share(
 
 
 def _quality(survey: Survey) -> Iterator[Finding]:
-    both = [[one.quality for one in part.decoded if one.quality is not None] for part in survey.splits]
+    both = [[one.quality for one in part.shown if one.quality is not None] for part in survey.splits]
     if min(map(len, both)) < ENOUGH:
         return
     train, val = (float(np.median(qualities)) for qualities in both)
@@ -110,8 +110,8 @@ def _quality(survey: Survey) -> Iterator[Finding]:
 
 def _whole(survey: Survey, check: str, summary: str, remedy: str, severity: Severity = "warning") -> Finding:
     """A finding about all of val/: the smaller split, and the one whose figures it distorts."""
-    files = survey.val.files(survey.val.decoded[:MAX_SHOWN])
-    return Finding(check, severity, summary, remedy, tuple(files), len(survey.val.decoded))
+    files = survey.val.files(survey.val.shown[:MAX_SHOWN])
+    return Finding(check, severity, summary, remedy, tuple(files), len(survey.val.shown))
 
 
 def _brightness(pixels: PixelFacts) -> float:

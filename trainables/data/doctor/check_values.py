@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from trainables.data.doctor.blank import is_blank, is_unit_range, shows_something
+from trainables.data.doctor.blank import is_blank, is_unit_range
 from trainables.data.doctor.facts import ImageFacts
 from trainables.data.doctor.finding import FEW, SOME, Finding, Severity, about, graded
 from trainables.data.doctor.survey import SplitFacts, Survey
@@ -26,9 +26,8 @@ def check_values(survey: Survey, _: DataConfig) -> Iterator[Finding]:
     for part in survey.splits:
         yield from _blank(part)
         yield from _unit_range(part)
-        seen = [one for one in part.decoded if shows_something(one.pixels)]
-        ceiling = list(_ceiling(part, seen))
-        yield from ceiling or _faint(part, seen)
+        ceiling = list(_ceiling(part))
+        yield from ceiling or _faint(part)
 
 
 def _blank(part: SplitFacts) -> Iterator[Finding]:
@@ -50,16 +49,16 @@ def _unit_range(part: SplitFacts) -> Iterator[Finding]:
         yield about("unit_range", severity, summary, remedy, part.files(odd))
 
 
-def _ceiling(part: SplitFacts, seen: list[ImageFacts]) -> Iterator[Finding]:
+def _ceiling(part: SplitFacts) -> Iterator[Finding]:
     """A scale that is wrong for the whole split, such as 7 bits stored as 8, where each image alone may look normal."""
-    highest = max((one.pixels.high for one in seen if one.pixels is not None), default=255)
-    if len(seen) >= ENOUGH and highest < CEILING:
+    highest = max((one.pixels.high for one in part.shown if one.pixels is not None), default=255)
+    if len(part.shown) >= ENOUGH and highest < CEILING:
         summary = f"no image of {part.name}/ passes the level {highest} of 255: a scale that was wrong in all of them"
-        yield about("ceiling", "warning", summary, "store them anew in the full range", part.files(seen))
+        yield about("ceiling", "warning", summary, "store them anew in the full range", part.files(part.shown))
 
 
-def _faint(part: SplitFacts, seen: list[ImageFacts]) -> Iterator[Finding]:
-    odd = [one for one in seen if one.pixels is not None and one.pixels.high - one.pixels.low < FAINT_RANGE]
+def _faint(part: SplitFacts) -> Iterator[Finding]:
+    odd = [one for one in part.shown if one.pixels is not None and one.pixels.high - one.pixels.low < FAINT_RANGE]
     if odd:
         summary = f"{_of(odd, part)} use fewer than {FAINT_RANGE} of the 256 levels"
         remedy = "see whether a scaling, or 16 bits with 12 in use, made them so"

@@ -104,6 +104,9 @@ def _orientation(image: Image.Image) -> int:
 
 
 def jpeg_quality(luminance: Sequence[int]) -> float:
-    """Quality of a JPEG, 1 to 100, from the 64 values of its luminance table (libjpeg's scaling reversed)."""
+    """Quality of a JPEG, 1 to 100, from the 64 values of its luminance table (libjpeg's scaling reversed).
+
+    Below 25 too high a figure, since the table is cut off at 255.
+    """
     scale = 100.0 * sum(luminance) / LUMINANCE_SUM
     return max(1.0, 100.0 - scale / 2.0 if scale <= 100.0 else 5000.0 / scale)

@@ -21,13 +21,13 @@ Values = NDArray[np.float64]
 
 
 def of_pixels(part: SplitFacts, figure: Callable[[PixelFacts], float]) -> Values:
-    """The figure of each decoded image."""
-    return np.array([figure(one.pixels) for one in part.decoded if one.pixels is not None], dtype=np.float64)
+    """The figure of each image that shows something."""
+    return np.array([figure(one.pixels) for one in part.shown if one.pixels is not None], dtype=np.float64)
 
 
 def share_of(part: SplitFacts, rule: Callable[[ImageFacts], bool]) -> float:
-    """Share of the decoded images that fit the rule; 0 of none."""
-    return sum(map(rule, part.decoded)) / max(1, len(part.decoded))
+    """Share of the images that show something which fit the rule; 0 of none."""
+    return sum(map(rule, part.shown)) / max(1, len(part.shown))
 
 
 def effect(first: Values, second: Values) -> tuple[float, float]:

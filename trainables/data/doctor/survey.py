@@ -32,6 +32,11 @@ class SplitFacts:
         """Those with pixels."""
         return [facts for facts in self.facts if facts.pixels is not None]
 
+    @cached_property
+    def shown(self) -> list[ImageFacts]:
+        """Those that show something."""
+        return [facts for facts in self.decoded if shows_something(facts.pixels)]
+
     def files(self, facts: Sequence[ImageFacts]) -> list[File]:
         """The images of these records."""
         return [File(self.name, one.place, self.split.store.locate(one.place)) for one in facts]
@@ -53,7 +58,7 @@ class Survey:
     @cached_property
     def images(self) -> list[tuple[SplitFacts, ImageFacts]]:
         """All images that show something, train first."""
-        return [(part, one) for part in self.splits for one in part.decoded if shows_something(one.pixels)]
+        return [(part, one) for part in self.splits for one in part.shown]
 
     @cached_property
     def copies(self) -> list[Group]:

@@ -1,0 +1,211 @@
+"""`epoch14 doctor`: examine a data set, show what was found, and write it down; and a quick look at a sweep's start."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from infra.explanation import plain
+from infra.space import probe_points, trial_config
+from pipelines.progress import duration
+from trainables.data.doctor.examine import findings_of
+from trainables.data.doctor.finding import Finding, at_least
+from trainables.data.doctor.survey import Survey, survey
+from trainables.data.index import list_images
+from trainables.data_config import DataConfig, NormalizationName
+from trainables.errors import ConfigError, DataError, complaint
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipelines.config import SweepConfig
+
+PLAIN_WIDTH = 100
+"""Columns where there is no terminal to ask."""
+MAX_THREADS = 16
+LINE_EVERY_S = 10.0
+"""Between two lines of progress where there is no terminal."""
+FIRST_LOOK = 256
+"""Images of each split that a sweep's start looks at: about two seconds, and a fault of one image in 100 is among them
+with 92 %."""
+SHOWN_FILES = 3
+"""Images that are named below the table for each finding."""
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What the doctor saw of a data set, and thinks of it."""
+
+    path: str
+    """As it was given."""
+    survey: Survey
+    findings: list[Finding]
+    """The worst first."""
+
+
+def data_config(path: str, normalization: str, image_size: int) -> DataConfig:
+    """The part of a config that the doctor needs; raises ConfigError."""
+    names = get_args(NormalizationName)
+    if normalization not in names:
+        raise ConfigError(complaint("--normalization", normalization, ", ".join(names), "choose one of these"))
+    return DataConfig.parse({"path": path, "normalization": normalization, "image_size": image_size})
+
+
+def examine_data(data: DataConfig, *, limit: int | None, progress: Callable[[int, int], None]) -> Examination:
+    """List and examine a data set; raises DataError where it can't be listed."""
+    seen = survey(list_images(data.path), limit=limit, threads=usable_threads(), progress=progress)
+    return Examination(data.path, seen, findings_of(seen, data))
+
+
+def usable_threads() -> int:
+    """Threads that decode: one for each core that this process may use."""
+    return min(MAX_THREADS, len(os.sched_getaffinity(0)))
+
+
+def print_findings(examination: Examination, console: Console) -> None:
+    """Print what was read, a table of the findings, and a sentence; nothing is cut, and names are no markup."""
+    if not console.is_terminal:
+        console.width = max(console.width, PLAIN_WIDTH)
+    console.print(plain(read_images(examination)), markup=False, highlight=False)
+    console.print(_table(examination.findings))
+    for line in (line for finding in examination.findings for line in _examples(finding)):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(verdict(examination.findings), markup=False, highlight=False)
+
+
+def read_images(examination: Examination) -> str:
+    """Which data set, and how many images of it were read."""
+    seen = examination.survey
+    parts = [f"{len(part.facts)} of {len(part.split)} images of {part.name}/" for part in seen.splits]
+    return f"{examination.path}: {' and '.join(parts)} were read, {len(seen.listing.classes)} classes"
+
+
+def verdict(findings: list[Finding]) -> str:
+    """One sentence."""
+    errors, worse = len(at_least(findings, "error")), len(at_least(findings, "warning"))
+    if not worse:
+        return "Nothing above info was found."
+    return f"Found: {_counted(errors, 'error')}, {_counted(worse - errors, 'warning')}."
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def write_json(examination: Examination, file: Path) -> None:
+    """Write the findings as JSON; raises ConfigError where the file can't be written."""
+    seen = examination.survey
+    content = {
+        "path": examination.path,
+        "root": seen.listing.root,
+        "images": {part.name: {"read": len(part.facts), "listed": len(part.split)} for part in seen.splits},
+        "findings": [asdict(finding) for finding in examination.findings],
+    }
+    write_text(file, json.dumps(content, indent=2) + "\n", "--json")
+
+
+def write_text(file: Path, text: str, option: str) -> None:
+    """Write a file that an option names; raises ConfigError where that can't be."""
+    try:
+        # A name of a file may hold bytes that are no UTF-8.
+        file.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        allowed = f"a file that can be written ({error.strerror})"
+        raise ConfigError(complaint(option, str(file), allowed, "name another file")) from None
+
+
+def check_writable(file: Path | None, option: str) -> None:
+    """Raise ConfigError, before minutes are spent, where a file can't be made."""
+    if file is not None and (file.is_dir() or not os.access(file.parent, os.W_OK)):
+        allowed = "a file in a folder that is there and can be written"
+        raise ConfigError(complaint(option, str(file), allowed, "make the folder, or name another file"))
+
+
+@contextmanager
+def shown_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """Show the images done and the time left: a bar on a terminal, else a line now and then."""
+    if not console.is_terminal:
+        yield _Lines(console).tell
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("images", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class _Lines:
+    """Progress in a log: nothing for a short pass."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._started = self._last = time.monotonic()
+
+    def tell(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._last >= LINE_EVERY_S and done < total:
+            self._last = now
+            left = duration((now - self._started) * (total - done) / done)
+            line = f"{done} of {total} images; about {left} left"
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def look_at_data(config: SweepConfig) -> None:
+    """Look at some images of every data set of a sweep, and write what is above info to stderr, one line each.
+
+    Raises DataError where an image doesn't decode, since every trial would end at it. All else is for the reader to
+    judge: a sweep may be about that very fault.
+    """
+    configs = {trial_config(config.trial, point).data for point in probe_points(config.axes)}
+    surveys: dict[str, Survey] = {}
+    lines: dict[str, None] = {}
+    for data in sorted(configs, key=lambda data: data.path):
+        if data.path not in surveys:
+            surveys[data.path] = survey(list_images(data.path), limit=FIRST_LOOK, threads=usable_threads())
+        for finding in at_least(findings_of(surveys[data.path], data), "warning"):
+            _stop_at_undecodable(data.path, finding)
+            lines[f"epoch14: doctor: {finding.severity}: {data.path}: {finding.summary}; remedy: {finding.remedy}"] = (
+                None
+            )
+    sys.stderr.writelines(f"{plain(line)}\n" for line in lines)
+
+
+def _stop_at_undecodable(path: str, finding: Finding) -> None:
+    if finding.check == "undecodable":
+        allowed = f"images that decode ({finding.summary}; the first is {finding.files[0].location})"
+        raise DataError(complaint("data.path", path, allowed, f"replace or remove what `epoch14 doctor {path}` names"))
+
+
+def _table(findings: list[Finding]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    styles = {"error": "bold red", "warning": "bold yellow", "info": ""}
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("severity", no_wrap=True)
+    table.add_column("check", no_wrap=True)
+    table.add_column("what was found", overflow="fold")
+    table.add_column("remedy", overflow="fold")
+    for finding in findings:
+        severity = Text(finding.severity, style=styles[finding.severity])
+        table.add_row(severity, Text(finding.check), Text(plain(finding.summary)), Text(plain(finding.remedy or "-")))
+    return table
+
+
+def _examples(finding: Finding) -> list[str]:
+    """Some of its images; none where only how many there are is of interest."""
+    if finding.severity == "info" or not finding.files:
+        return []
+    shown = [plain(file.location) for file in finding.files[:SHOWN_FILES]]
+    more = finding.count - len(shown)
+    return [f"{finding.check}: {name}" for name in (*shown, *([f"and {more} more"] if more else []))]
