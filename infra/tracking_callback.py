@@ -40,7 +40,8 @@ class TrialTracker(Callback):
 
     `sweep_params` is the sweep's config as a mapping: `trial` and `space` give each trial's full config, `storage` the
     folder that keeps what the store did not take. With a `parent_run_id`, or when Tune restores the callback's state,
-    the sweep goes on in the runs that are there. Pickling, which Tune does, leaves the thread behind.
+    the sweep goes on in the runs that are there; else its new run has `tags` too. Pickling, which Tune does, leaves the
+    thread behind.
     """
 
     def __init__(
@@ -50,12 +51,14 @@ class TrialTracker(Callback):
         sweep_name: str,
         sweep_params: Mapping[str, Any],
         parent_run_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         self.tracking_uri = uri
         self._experiment = experiment
         self._sweep_name = sweep_name
         self._sweep_params: dict[str, Any] = json.loads(json.dumps(dict(sweep_params), default=str))
         self._run_id = parent_run_id
+        self._tags = dict(tags or {})
         self._writer: TrackingWriter | None = None
         self._started = False
         self._reported_ms: dict[str, int] = {}
@@ -181,7 +184,7 @@ class TrialTracker(Callback):
         if self._writer is None:
             self._writer = self._new_writer()
         if not self._started:
-            self._writer.put(SweepStart(self._sweep_params, self._run_id))
+            self._writer.put(SweepStart(self._sweep_params, self._run_id, self._tags))
             self._started = True
         return self._writer
 

@@ -11,10 +11,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class SweepStart:
-    """A sweep begins, or goes on in the run that it has; `params` is its config."""
+    """A sweep begins, or goes on in the run that it has; `params` is its config, `tags` are a new run's."""
 
     params: dict[str, Any]
     parent_run_id: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ class RunRecorder:
     def _start_sweep(self, record: SweepStart) -> None:
         self.parent_run_id = self.parent_run_id or record.parent_run_id
         if self.parent_run_id is None:
-            self.parent_run_id = self._create_run(self._sweep, {"epoch14.kind": "sweep"})
+            self.parent_run_id = self._create_run(self._sweep, {"epoch14.kind": "sweep", **record.tags})
         else:
             self._client.update_run(self.parent_run_id, status="RUNNING")
         self._log_params(self.parent_run_id, {key: str(value) for key, value in flatten(record.params)})

@@ -1,10 +1,9 @@
-"""`epoch14 doctor`: examine a data set, show what was found, and write it down; and a quick look at a sweep's start."""
+"""`epoch14 doctor`: examine a data set, show what was found, and write it down."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,29 +12,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from infra.explanation import plain
-from infra.space import probe_points, trial_config
 from pipelines.progress import duration
 from trainables.data.doctor.examine import findings_of
 from trainables.data.doctor.finding import Finding, at_least
+from trainables.data.doctor.spacing import usable_threads
 from trainables.data.doctor.survey import Survey, survey
 from trainables.data.index import list_images
 from trainables.data_config import DataConfig, NormalizationName
-from trainables.errors import ConfigError, DataError, complaint
+from trainables.errors import ConfigError, complaint
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from pipelines.config import SweepConfig
-
 PLAIN_WIDTH = 100
 """Columns where there is no terminal to ask."""
-MAX_THREADS = 16
 LINE_EVERY_S = 10.0
 """Between two lines of progress where there is no terminal."""
-FIRST_LOOK = 256
-"""Images of each split that a sweep's start looks at: about two seconds, and a fault of one image in 100 is among them
-with 92 %."""
 SHOWN_FILES = 3
 """Images that are named below the table for each finding."""
 
@@ -63,11 +56,6 @@ def examine_data(data: DataConfig, *, limit: int | None, progress: Callable[[int
     """List and examine a data set; raises DataError where it can't be listed."""
     seen = survey(list_images(data.path), limit=limit, threads=usable_threads(), progress=progress)
     return Examination(data.path, seen, findings_of(seen, data))
-
-
-def usable_threads() -> int:
-    """Threads that decode: one for each core that this process may use."""
-    return min(MAX_THREADS, len(os.sched_getaffinity(0)))
 
 
 def print_findings(examination: Examination, console: Console) -> None:
@@ -157,32 +145,6 @@ class _Lines:
             left = duration((now - self._started) * (total - done) / done)
             line = f"{done} of {total} images; about {left} left"
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def look_at_data(config: SweepConfig) -> None:
-    """Look at some images of every data set of a sweep, and write what is above info to stderr, one line each.
-
-    Raises DataError where an image doesn't decode, since every trial would end at it. All else is for the reader to
-    judge: a sweep may be about that very fault.
-    """
-    configs = {trial_config(config.trial, point).data for point in probe_points(config.axes)}
-    surveys: dict[str, Survey] = {}
-    lines: dict[str, None] = {}
-    for data in sorted(configs, key=lambda data: data.path):
-        if data.path not in surveys:
-            surveys[data.path] = survey(list_images(data.path), limit=FIRST_LOOK, threads=usable_threads())
-        for finding in at_least(findings_of(surveys[data.path], data), "warning"):
-            _stop_at_undecodable(data.path, finding)
-            lines[f"epoch14: doctor: {finding.severity}: {data.path}: {finding.summary}; remedy: {finding.remedy}"] = (
-                None
-            )
-    sys.stderr.writelines(f"{plain(line)}\n" for line in lines)
-
-
-def _stop_at_undecodable(path: str, finding: Finding) -> None:
-    if finding.check == "undecodable":
-        allowed = f"images that decode ({finding.summary}; the first is {finding.files[0].location})"
-        raise DataError(complaint("data.path", path, allowed, f"replace or remove what `epoch14 doctor {path}` names"))
 
 
 def _table(findings: list[Finding]) -> Table:

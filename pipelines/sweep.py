@@ -14,6 +14,7 @@ from infra.tracking import check_tracking
 from infra.tracking_names import full_config, run_name
 from pipelines.checks import check_checkpoints, check_data, check_device, check_faults, resolve_paths
 from pipelines.config import SweepConfig
+from pipelines.first_look import look_at_data
 from pipelines.progress import Progress
 from trainables.errors import ConfigError, complaint
 
@@ -97,17 +98,13 @@ def run_sweep(
     check_data(config)
     check_checkpoints(config)
     check_tracking(config.tracking_uri)
-    if not resume:
-        # It loads torch.
-        from pipelines.doctor import look_at_data
-
-        look_at_data(config)
+    findings = {} if resume else look_at_data(config)
     from infra.notice import listening
     from infra.ray_runtime import Need, ray_session
 
     resources = config.resources
     need = Need(resources.workers, resources.cpus_per_worker, resources.gpus_per_worker)
-    plan = _Plan(config, folder, places, need, resume is not None)
+    plan = _Plan(config, folder, places, need, resume is not None, findings)
     # Ray sets a handler of its own as it starts.
     with ray_session(local=local, address=address, need=need) as cluster, listening():
         show = write or functools.partial(print, flush=True)
@@ -125,6 +122,8 @@ class _Plan:
     need: Need
     resume: bool
     """Whether Tune goes on with the trials that it left in the folder."""
+    findings: Mapping[str, int]
+    """What the doctor found: severity -> count; empty where it did not look."""
 
 
 def _fit(plan: _Plan, cluster: Cluster, write: Callable[[str], None]) -> SweepResult:
@@ -134,7 +133,8 @@ def _fit(plan: _Plan, cluster: Cluster, write: Callable[[str], None]) -> SweepRe
 
     config, folder = plan.config, plan.folder
     uri, experiment = config.tracking_uri, config.tracking.experiment
-    tracker = TrialTracker(uri, experiment, config.name, config.model_dump(mode="json"))
+    tags = {f"epoch14.data_{severity}s": str(count) for severity, count in plan.findings.items()}
+    tracker = TrialTracker(uri, experiment, config.name, config.model_dump(mode="json"), tags=tags)
     outcomes = Outcomes(
         Progress(
             config.num_trials,

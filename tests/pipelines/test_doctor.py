@@ -1,4 +1,4 @@
-"""`epoch14 doctor`, for real, and the look that a sweep takes at its data."""
+"""`epoch14 doctor`, for real."""
 
 from __future__ import annotations
 
@@ -21,10 +21,7 @@ from PIL import Image
 from rich.console import Console
 
 from pipelines.cli import main
-from pipelines.config import SweepConfig
-from pipelines.doctor import look_at_data, shown_progress
-from pipelines.sweep import run_sweep
-from trainables.errors import DataError
+from pipelines.doctor import shown_progress
 
 TinyImages = Callable[..., Path]
 ROOT = Path(__file__).resolve().parents[2]
@@ -191,41 +188,3 @@ def test_progress_in_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
         for done in (10, 100, 120, 200):
             tell(done, 400)
     assert output.getvalue() == "100 of 400 images; about 30 s left\n200 of 400 images; about 20 s left\n"
-
-
-def sweep_of(folder: Path, path: str, *overrides: str) -> SweepConfig:
-    """A sweep on a data set."""
-    file = folder / "sweep.yaml"
-    file.write_text(
-        "name: tiny\ntrial: {max_steps: 2, global_batch_size: 8, schedule: {kind: constant}}\n", encoding="utf-8"
-    )
-    return SweepConfig.load(str(file), [f"storage={folder}", f"data.path={path}", *overrides])
-
-
-def test_a_sweep_on_healthy_data_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Infos are for who asks."""
-    look_at_data(sweep_of(tmp_path, "digits"))
-    assert capfd.readouterr().err == ""
-
-
-def test_a_sweep_says_what_it_sees_and_goes_on(leaky: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """One line for each finding above info, once for all points of the space, errors included."""
-    overrides = ("data.normalization=no_div255", "space={optim.lr: [0.1, 0.2]}")
-    look_at_data(sweep_of(tmp_path, str(leaky), *overrides))
-    error, warning = capfd.readouterr().err.splitlines()
-    assert error.startswith(f"epoch14: doctor: error: {leaky}: normalization 'no_div255' gives")
-    assert warning.startswith(f"epoch14: doctor: warning: {leaky}: 1 of 21 images of val/ have the same bytes")
-    assert all("; remedy: " in line for line in (error, warning))
-
-
-def test_a_sweep_stops_at_what_no_trial_can_read(
-    tiny_images: TinyImages, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An image of val/ that doesn't decode ends the sweep before Ray starts: every evaluation would end at it."""
-    monkeypatch.setattr("ray.is_initialized", lambda: False)
-    monkeypatch.setattr("ray.init", lambda **_: pytest.fail("Ray was started"))
-    shutil.copy(empty_store, tmp_path)
-    root = tiny_images(train=12, val=10)
-    (root / "val" / "dog" / "003.png").write_text("no image")
-    with pytest.raises(DataError, match=rf"data\.path.*1 of 20 images of val/ don't decode.*{root}/val/dog/003\.png"):
-        run_sweep(sweep_of(tmp_path, str(root)))

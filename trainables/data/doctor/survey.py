@@ -11,6 +11,7 @@ from trainables.data.doctor.blank import shows_something
 from trainables.data.doctor.facts import ImageFacts, read_facts
 from trainables.data.doctor.finding import File, SplitName
 from trainables.data.doctor.similar import similar_groups
+from trainables.data.doctor.spacing import evenly_spaced
 from trainables.data.index import Listing, Split
 from trainables.data.prefetch import Prefetcher
 
@@ -101,13 +102,6 @@ def survey(
         train = SplitFacts("train", listing.train, tuple(_read(listing.train, chosen[0], threads, tell, 0)))
         val = SplitFacts("val", listing.val, tuple(_read(listing.val, chosen[1], threads, tell, len(chosen[0]))))
     return Survey(listing, train, val)
-
-
-def evenly_spaced(count: int, limit: int | None) -> Sequence[int]:
-    """Places of all of `count` images, or of `limit` evenly spaced ones: some of every class."""
-    if limit is None or count <= limit:
-        return range(count)
-    return [i * count // limit for i in range(limit)]
 
 
 def _read(
