@@ -54,7 +54,15 @@ def data_config(path: str, normalization: str, image_size: int) -> DataConfig:
 
 def examine_data(data: DataConfig, *, limit: int | None, progress: Callable[[int, int], None]) -> Examination:
     """List and examine a data set; raises DataError where it can't be listed."""
-    seen = survey(list_images(data.path), limit=limit, threads=usable_threads(), progress=progress)
+    import torch
+
+    # Images are decoded side by side; torch's own threads would only wait for each other.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        seen = survey(list_images(data.path), limit=limit, threads=usable_threads(), progress=progress)
+    finally:
+        torch.set_num_threads(before)
     return Examination(data.path, seen, findings_of(seen, data))
 
 

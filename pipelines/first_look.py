@@ -73,13 +73,14 @@ def _findings(data: DataConfig) -> list[Finding]:
 
 def _key(listing: Listing, data: DataConfig) -> str:
     """Hash of what the findings depend on; empty where the images are no files, whose times of change would tell."""
-    start = f"{RULES} {FIRST_LOOK} {data} {listing.root} {listing.fingerprint()}"
-    digest = hashlib.blake2b(start.encode(errors="surrogateescape"), digest_size=16)
+    digest = hashlib.blake2b(f"{RULES} {FIRST_LOOK} {data} {listing.classes}".encode(), digest_size=16)
     try:
         for split in (listing.train, listing.val):
+            digest.update(split.labels.tobytes())
             for place in evenly_spaced(len(split), FIRST_LOOK):
-                status = Path(split.store.locate(place)).stat()
-                digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
+                path = Path(split.store.locate(place))
+                status = path.stat()
+                digest.update(f"{str(path)!r} {status.st_size} {status.st_mtime_ns}\n".encode())
     except OSError:
         return ""
     return digest.hexdigest()

@@ -46,10 +46,8 @@ def _channel_order(survey: Survey) -> Iterator[Finding]:
     for part in _suspects(survey):
         red = float(of_pixels(part, lambda pixels: pixels.mean[0]).mean())
         blue = float(of_pixels(part, lambda pixels: pixels.mean[2]).mean())
-        summary = (
-            f"{part.name}/ has more blue ({blue:.3f}) than red ({red:.3f}), as images have that were saved in the "
-        )
-        summary += "order B, G, R"
+        summary = f"{part.name}/ has more blue ({blue:.3f}) than red ({red:.3f}), as images have that were saved in "
+        summary += "the order B, G, R"
         remedy = "look at some: where skin is blue, save them anew in RGB (OpenCV reads and writes BGR)"
         yield about("channel_order", "warning", summary, remedy, part.files(part.shown))
 

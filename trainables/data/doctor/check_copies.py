@@ -9,8 +9,8 @@ from trainables.data.doctor.survey import Group, Survey
 from trainables.data_config import DataConfig
 
 LEAKED = 0.1
-"""Share of val/ from which its figures are mostly memory. A tenth of CIFAR-100's test images have a copy or a near one
-in train/, and its error falls by a tenth through them (Barz and Denzler 2020)."""
+"""Share of val/ from which its figures say little: CIFAR-100 is known for as many (Barz and Denzler 2020 count 10 % of
+its test images, and give a set without them)."""
 
 
 def check_copies(survey: Survey, _: DataConfig) -> Iterator[Finding]:
@@ -57,9 +57,7 @@ def _within(survey: Survey, groups: Sequence[Group], check: str, what: str) -> I
         same = [group for group in inside if len(group) > 1 and len({one.label for _, one in group}) == 1]
         spare = sum(len(group) - 1 for group in same)
         if spare:
-            summary = (
-                f"{spare} of {len(part.facts)} images of {part.name}/ have {what} as one before, of the same class"
-            )
+            summary = f"{spare} of {len(part.facts)} images of {part.name}/ have {what} as another of their class"
             files = [file for group in same for file in _files(group)]
             severity = graded(spare, len(part.facts), SOME)
             yield about(check, severity, summary, "keep one of each, unless they are to weigh more", files)

@@ -11,10 +11,10 @@ from trainables.data.doctor.survey import Survey
 from trainables.data_config import DataConfig
 
 FEW_IMAGES = 10
-"""Training images below which a class is hardly learned from nothing: the fewest of CIFAR's few-shot uses."""
+"""Training images below which a class is hardly learned from nothing: a judgement, as no set here has so few."""
 IMBALANCE = 20.0
-"""Largest class over the smallest from which top-1 tells little of small classes: the photos of clothing have 7, which
-train well; the long-tailed sets that need methods of their own have 50 to 256 (Cui et al. 2019)."""
+"""Largest class over the smallest from which top-1 tells little of small classes: the photos of clothing have 7, the
+long-tailed sets of Cui et al. (2019) 10 to 200."""
 SHIFT = 0.25
 """Total variation between the shares of the classes in train/ and val/ that is worth knowing."""
 

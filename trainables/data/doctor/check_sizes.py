@@ -42,10 +42,8 @@ def _enlarged(part: SplitFacts, image_size: int) -> Iterator[Finding]:
         return
     total, half = len(part.facts), int((2 * short <= image_size).sum())
     many = graded(len(below), total, MANY_ENLARGED) == "warning" or graded(half, total, SOME) == "warning"
-    summary = (
-        f"{len(below)} of {total} images of {part.name}/ are smaller than image_size {image_size} ({half} by half "
-    )
-    summary += f"or more; the smallest has {short.min()} px): they are enlarged, and blurred"
+    summary = f"{len(below)} of {total} images of {part.name}/ are smaller than image_size {image_size} ({half} by "
+    summary += f"half or more; the smallest has {short.min()} px): they are enlarged, and blurred"
     remedy = f"lower image_size to {int(np.median(short))} or below, or use larger originals"
     yield about("enlarged", "warning" if many else "info", summary, remedy, part.files(below))
 
@@ -55,10 +53,8 @@ def _elongated(part: SplitFacts) -> Iterator[Finding]:
     ratio = both.max(1) / both.min(1)
     odd = [one for one, value in zip(part.decoded, ratio, strict=True) if value >= ELONGATED]
     if odd:
-        summary = (
-            f"{len(odd)} of {len(part.facts)} images of {part.name}/ are {ELONGATED:.0f} times as long as wide or "
-        )
-        summary += f"more (up to {ratio.max():.1f}): evaluation sees their middle only"
+        summary = f"{len(odd)} of {len(part.facts)} images of {part.name}/ are {ELONGATED:.0f} times as long as wide "
+        summary += f"or more (up to {ratio.max():.1f}): evaluation sees their middle only"
         severity = graded(len(odd), len(part.facts), SOME)
         yield about("elongated", severity, summary, "cut or pad them, if they matter", part.files(odd))
 

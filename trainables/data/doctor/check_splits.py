@@ -22,7 +22,7 @@ SIZE_RATIO = 1.5
 SQUARE_SHARE, FORMAT_SHARE, GREY_SHARE = 0.5, 0.5, 0.25
 """Difference of the shares of square images, of JPEGs, and of grey ones."""
 QUALITY = 15.0
-"""Difference of the median JPEG qualities: 95 to 80 halves a file, and below that blocks show."""
+"""Difference of the median JPEG qualities: a judgement; what programs save by default (75 to 85) stays within it."""
 MAX_SHOWN = 6
 """Images of val/ that stand for all of it."""
 REMEDY = "prepare both splits by the same steps"

@@ -14,7 +14,7 @@ FAINT_RANGE = 48
 """Levels between an image's least and greatest value below which it is faint: dim digits have 83 or more, photos of
 clothing 132."""
 CEILING = 192
-"""Level that some image of any normal set passes: the dimmest of the digits stay at 100, the set reaches 250."""
+"""Level that some image of any normal set passes: the dimmest of the digits stay at 100, the set reaches 249."""
 ENOUGH = 20
 """Images from which the ceiling of a set is told."""
 LOST = 0.5
