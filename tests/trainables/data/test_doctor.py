@@ -63,6 +63,20 @@ def test_the_photos_are_clean_but_for_what_they_have(clothing: Path) -> None:
     assert conflict.count == 2
 
 
+def test_originals_are_known_again(shared_data: Path, clothing: Path, tmp_path: Path) -> None:
+    """Each of forty photos at 400 px and more is found among 235 that were made smaller and stored anew."""
+    originals = shared_data / "clothing" / "fullsize"
+    if not originals.is_dir():
+        pytest.skip("the original photos (../shared/data/clothing/fullsize beside the repository) are absent")
+    for name in ("hat", "skirt"):
+        for split, source in (("train", clothing / "train"), ("val", originals)):
+            (tmp_path / "photos" / split).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "photos" / split / name).symlink_to(source / name)
+    found = examine(list_images(str(tmp_path / "photos")), DataConfig(), threads=2)
+    overlap = next(finding for finding in found if finding.check == "near_overlap")
+    assert (overlap.severity, overlap.count) == ("error", 80)
+
+
 def mirror(root: Path) -> None:
     """Some images once more, mirrored: another picture to the model that flips none."""
     for path in sorted((root / "train").glob("*/*"))[::20]:
