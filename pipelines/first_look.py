@@ -30,14 +30,14 @@ def look_at_data(config: SweepConfig) -> Counter[str]:
     """Write to stderr what is above info in the data sets of a sweep; returns how many of each severity.
 
     What was found is kept in the cache folder: torch, which reads the images, takes seconds to import. Raises DataError
-    where an image doesn't decode, since every trial would end at it. All else is for the reader to judge: a sweep may
-    be about that very fault.
+    where more images don't decode than data.max_quarantined, since every trial would end at that. All else is for the
+    reader to judge: a sweep may be about that very fault.
     """
     configs = {_relevant(trial_config(config.trial, point).data) for point in probe_points(config.axes)}
     lines: dict[str, str] = {}
     for data in sorted(configs, key=str):
         for finding in _findings(data):
-            if finding.check == "undecodable":
+            if finding.check == "undecodable" and finding.count > data.max_quarantined:
                 raise _undecodable(data.path, finding)
             line = f"{finding.severity}: {data.path}: {finding.summary}; remedy: {finding.remedy}"
             lines[f"epoch14: doctor: {plain(line)}"] = finding.severity
@@ -48,7 +48,12 @@ def look_at_data(config: SweepConfig) -> Counter[str]:
 
 def _relevant(data: DataConfig) -> DataConfig:
     """Only what the doctor asks for, so that configs which differ in augmentation are one."""
-    return DataConfig(path=data.path, normalization=data.normalization, image_size=data.image_size)
+    return DataConfig(
+        path=data.path,
+        normalization=data.normalization,
+        image_size=data.image_size,
+        max_quarantined=data.max_quarantined,
+    )
 
 
 def _undecodable(path: str, finding: Finding) -> DataError:

@@ -64,14 +64,15 @@ def test_a_sweep_says_what_it_sees_and_goes_on(leaky: Path, tmp_path: Path, capf
 def test_a_sweep_stops_at_what_no_trial_can_read(
     tiny_images: TinyImages, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An image of val/ that doesn't decode ends the sweep before Ray starts: every evaluation would end at it."""
+    """More images of val/ that don't decode than may be quarantined end the sweep before Ray starts."""
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("ray.init", lambda **_: pytest.fail("Ray was started"))
     shutil.copy(empty_store, tmp_path)
     root = tiny_images(train=12, val=10)
     (root / "val" / "dog" / "003.png").write_text("no image")
     with pytest.raises(DataError, match=rf"data\.path.*1 of 20 images of val/ don't decode.*{root}/val/dog/003\.png"):
-        run_sweep(sweep_of(tmp_path, str(root)))
+        run_sweep(sweep_of(tmp_path, str(root), "data.max_quarantined=0"))
+    assert look_at_data(sweep_of(tmp_path, str(root))) == {"warning": 0, "error": 1}
 
 
 def test_what_was_seen_is_kept(leaky: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -88,20 +88,21 @@ def decode_rgb(encoded: Encoded, where: str) -> torch.Tensor:
     """
     damage = _png_damage(encoded)
     if damage is not None:
-        raise _undecodable(where, damage)
+        raise undecodable(where, damage)
     try:
         # The operator behind torchvision.io.decode_image, whose wrapper warns at every call from 0.29 on.
         pixels: torch.Tensor = torch.ops.image.decode_image(torch.from_numpy(encoded), ImageReadMode.RGB.value)
     except RuntimeError as error:
-        raise _undecodable(where, _reason(error)) from None
+        raise undecodable(where, _reason(error)) from None
     if pixels.ndim != 3:
-        raise _undecodable(where, f"{pixels.shape[0]} frames")
+        raise undecodable(where, f"{pixels.shape[0]} frames")
     if pixels.dtype != torch.uint8:
         pixels = functional.to_dtype(pixels, torch.uint8, scale=True)
     return pixels
 
 
-def _undecodable(where: str, reason: str) -> DecodeError:
+def undecodable(where: str, reason: str) -> DecodeError:
+    """The one line for an image whose bytes give no pixels; `where`: as `Store.locate` has it."""
     allowed = f"JPEG and PNG files that decode ({reason})"
     return DecodeError(complaint("data.path", Path(where).name, allowed, f"replace or remove {where}"))
 

@@ -53,5 +53,9 @@ def read_file(path: str) -> Encoded:
     try:
         return np.fromfile(path, dtype=np.uint8)
     except OSError as error:
-        allowed = f"files that can be read ({error.strerror})"
-        raise DataError(complaint("data.path", Path(path).name, allowed, f"check {path}")) from None
+        raise unreadable(path, error.strerror or "no reason given") from None
+
+
+def unreadable(where: str, reason: str) -> DataError:
+    """The one line for an image whose bytes can't be had; `where`: as `Store.locate` has it."""
+    return DataError(complaint("data.path", Path(where).name, f"files that can be read ({reason})", f"check {where}"))

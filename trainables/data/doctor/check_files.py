@@ -58,7 +58,8 @@ def _is_truncated(one: ImageFacts) -> bool:
 def _undecodable(part: SplitFacts) -> Iterator[Finding]:
     broken = [one for one in part.facts if one.pixels is None]
     if broken:
-        summary = f"{_of(broken, part)} don't decode: a training or an evaluation ends when it comes to one"
+        instead = "other images of their class take their place" if part.name == "train" else "no score counts them"
+        summary = f"{_of(broken, part)} don't decode: {instead}, up to data.max_quarantined of them"
         yield about("undecodable", "error", summary, "replace or remove them", part.files(broken))
 
 

@@ -15,7 +15,7 @@ from trainables.data.shards.format import SPLITS, Where
 from trainables.data.shards.meter import Meter
 from trainables.data.shards.source import SourceData, SourceSplit, hash_of
 from trainables.data.shards.store import ShardStore
-from trainables.data.store import Encoded, Store, undecodable
+from trainables.data.store import Encoded, Store, unreadable
 from trainables.places import FAILURES, explain
 
 
@@ -59,7 +59,7 @@ class ObjectStore:
             with self.filesystem.open_input_file(f"{self.root}/{self.names[place]}") as file:
                 return np.frombuffer(bytearray(file.read()), dtype=np.uint8)
         except FAILURES as error:
-            raise undecodable(self.locate(place), explain(error)[0]) from None
+            raise unreadable(self.locate(place), explain(error)[0]) from None
 
 
 def open_folder(where: Where) -> FolderSource:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from trainables.data.shards.format import Where
 from trainables.data.shards.labels import resolve_labels
 from trainables.data.shards.source import SourceData, SourceSplit
-from trainables.data.store import Encoded, undecodable
+from trainables.data.store import Encoded, unreadable
 
 IntArray = NDArray[np.int64]
 
@@ -57,9 +57,9 @@ class RangeStore:
         try:
             data = np.fromfile(path, dtype=np.uint8, count=length, offset=int(self.offset[place]))
         except OSError as error:
-            raise undecodable(self.locate(place), error.strerror or "it can't be read") from None
+            raise unreadable(self.locate(place), error.strerror or "it can't be read") from None
         if len(data) != length:
-            raise undecodable(self.locate(place), f"it ends after {len(data)} of {length} bytes")
+            raise unreadable(self.locate(place), f"it ends after {len(data)} of {length} bytes")
         return data
 
 

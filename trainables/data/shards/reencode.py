@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional
 
-from trainables.data.decode import decode_rgb
+from trainables.data.decode import decode_rgb, undecodable
 from trainables.data.shards.format import Reencode
-from trainables.data.store import Encoded, Store, undecodable
+from trainables.data.store import Encoded, Store
 
 SAMPLED = 64
 """Images from which the size of all of them is estimated."""

@@ -24,7 +24,7 @@ from trainables.data.shards.format import (
     checksum_of,
     parse_index,
 )
-from trainables.data.store import Encoded, undecodable
+from trainables.data.store import Encoded, unreadable
 
 IntArray = NDArray[np.int64]
 FETCH = "copy it again, or repair the folder with the epoch14 shard command that made it"
@@ -71,9 +71,9 @@ class ShardStore:
             # Pages that would be copied if anyone wrote to them: torch warns of arrays that can't be written.
             data = np.asarray(np.memmap(path, dtype=np.uint8, mode="c"))
         except (OSError, ValueError) as error:
-            raise undecodable(self.locate(place), getattr(error, "strerror", None) or "it can't be mapped") from None
+            raise unreadable(self.locate(place), getattr(error, "strerror", None) or "it can't be mapped") from None
         if len(data) != file.bytes:
-            raise undecodable(self.locate(place), f"the shard has {len(data)} of {file.bytes} bytes")
+            raise unreadable(self.locate(place), f"the shard has {len(data)} of {file.bytes} bytes")
         return data
 
     def __getstate__(self) -> dict[str, Any]:
