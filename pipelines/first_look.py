@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import uuid
 from collections import Counter
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from pipelines.config import SweepConfig
 from trainables.data.doctor.finding import SEVERITIES, File, Finding, at_least
 from trainables.data.doctor.spacing import evenly_spaced, usable_threads
 from trainables.data.index import Listing, default_cache_dir, list_images
+from trainables.data.kept import keep_text
 from trainables.data_config import DataConfig
 from trainables.errors import DataError, complaint
 
@@ -72,7 +71,7 @@ def _findings(data: DataConfig) -> list[Finding]:
 
         found = at_least(examine(listing, data, limit=FIRST_LOOK, threads=usable_threads()), "warning")
         if key:
-            _write(kept, found)
+            keep_text(kept, json.dumps([asdict(finding) for finding in found]))
     return found
 
 
@@ -97,15 +96,3 @@ def _read(kept: Path) -> list[Finding] | None:
         return [Finding(**{**item, "files": tuple(File(**file) for file in item["files"])}) for item in content]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _write(kept: Path, found: list[Finding]) -> None:
-    """Keep the result where the folder can be written; a read-only cache costs time, not the sweep."""
-    partial = kept.with_name(f"{kept.name}.{uuid.uuid4().hex}")
-    with suppress(OSError):
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_text(json.dumps([asdict(finding) for finding in found]), encoding="utf-8")
-            partial.replace(kept)
-        finally:
-            partial.unlink(missing_ok=True)

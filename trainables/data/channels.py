@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import uuid
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
+from trainables.data.kept import keep_text
 from trainables.data.store import FileStore, Store
 from trainables.errors import DataError, DecodeError, complaint
 
@@ -38,7 +37,7 @@ def channel_statistics(files: FileStore, cache_dir: Path) -> tuple[Channels, Cha
     found = _read(kept)
     if found is None:
         found = count_channels(files)
-        _write(kept, found)
+        keep_text(kept, json.dumps({"mean": found[0], "std": found[1]}))
     mean, std = found
     if min(std) <= 0.0:
         allowed = "images that differ in every colour channel"
@@ -64,7 +63,9 @@ def _fingerprint(files: FileStore) -> str:
     digest = hashlib.sha256()
     for place in _chosen(files):
         status = Path(files.locate(place)).stat()
-        digest.update(f"{files.names[place]}\x00{status.st_size}\x00{status.st_mtime_ns}\n".encode())
+        digest.update(
+            f"{files.names[place]}\x00{status.st_size}\x00{status.st_mtime_ns}\n".encode(errors="surrogateescape")
+        )
     return digest.hexdigest()[:32]
 
 
@@ -105,15 +106,3 @@ def _read(kept: Path) -> tuple[Channels, Channels] | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return (mean, std) if len(mean) == len(std) == 3 else None
-
-
-def _write(kept: Path, moments: tuple[Channels, Channels]) -> None:
-    """Keep the result where the folder can be written; a read-only cache costs time, not the run."""
-    partial = kept.with_name(f"{kept.name}.{uuid.uuid4().hex}")
-    with suppress(OSError):
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_text(json.dumps({"mean": moments[0], "std": moments[1]}))
-            partial.replace(kept)
-        finally:
-            partial.unlink(missing_ok=True)

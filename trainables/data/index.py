@@ -49,9 +49,9 @@ class Listing:
 
     def fingerprint(self) -> str:
         """Hash of what a sample's id and label depend on: the classes, and the names of the images in their order."""
-        digest = hashlib.blake2b("\n".join(self.classes).encode(), digest_size=8)
+        digest = hashlib.blake2b("\n".join(self.classes).encode(errors="surrogateescape"), digest_size=8)
         for split in (self.train, self.val):
-            digest.update("\n".join(f"/{name}" for name in split.store.names).encode())
+            digest.update("\n".join(f"/{name}" for name in split.store.names).encode(errors="surrogateescape"))
         return digest.hexdigest()
 
 

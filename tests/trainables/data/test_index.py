@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -129,6 +130,17 @@ def damage(root: Path) -> None:
 def dangle(root: Path) -> None:
     """A link to nowhere."""
     (root / "train" / "dog" / "link.png").symlink_to(root / "nowhere.png")
+
+
+def test_names_may_hold_any_bytes(tiny_images: TinyImages, tmp_path: Path) -> None:
+    """A name that is no UTF-8 is listed, counted and told apart from another."""
+    root = tiny_images()
+    plain = open_index(str(root), cache_dir=tmp_path / "cache").fingerprint()
+    odd = root / "train" / "cat" / os.fsdecode(b"000\xff.png")
+    (root / "train" / "cat" / "000.png").rename(odd)
+    index = open_index(str(root), cache_dir=tmp_path / "cache")
+    assert index.train.store.locate(0) == str(odd)
+    assert index.fingerprint() != plain
 
 
 @pytest.mark.parametrize(
