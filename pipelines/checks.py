@@ -9,7 +9,7 @@ from typing import Any
 
 from infra.space import JOIN, probe_points, trial_config
 from pipelines.config import SweepConfig
-from trainables.data.index import open_index
+from trainables.data.index import is_uri, open_index
 from trainables.errors import ConfigError, DataError, complaint
 
 EMBEDDED = "digits"
@@ -70,7 +70,7 @@ def resolve_paths(config: SweepConfig) -> SweepConfig:
         for name, axis in config.space.items()
     }
     places: dict[str, str] = {"storage": str(Path(config.storage).expanduser().resolve())}
-    if config.checkpoints is not None and "://" not in config.checkpoints:
+    if config.checkpoints is not None and not is_uri(config.checkpoints):
         places["checkpoints"] = str(Path(config.checkpoints).expanduser().resolve())
     return config.model_copy(update={"trial": trial, "space": space, **places})
 
@@ -84,7 +84,7 @@ def _resolve_axis(name: str, value: Any) -> Any:
     if JOIN in name:
         return {part: _resolve_axis(part, item) for part, item in value.items()}
     if name == "data.path":
-        return value if value == EMBEDDED else str(Path(value).expanduser().resolve())
+        return value if value == EMBEDDED or is_uri(value) else str(Path(value).expanduser().resolve())
     if name == "data" and "path" in value:
         return {**value, "path": _resolve_axis("data.path", value["path"])}
     return value

@@ -129,7 +129,10 @@ def explain(
 
 @app.command()
 def doctor(
-    path: Annotated[str, typer.Argument(metavar="DATA", help="A folder with train/ and val/, or digits.")],
+    path: Annotated[
+        str,
+        typer.Argument(metavar="DATA", help="A folder with train/ and val/, Arrow shards (folder or URI), or digits."),
+    ],
     *,
     normalization: Annotated[
         str, typer.Option(metavar="NAME", help="As data.normalization of the training.")

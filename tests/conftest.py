@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,3 +146,35 @@ def tiny_images(tmp_path: Path) -> TinyImages:
         return root
 
     return write
+
+
+@pytest.fixture(scope="module")
+def s3_server() -> Iterator[str]:
+    """URL of a local S3 server."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3_client(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """A client of that server, with the bucket `data`; pyarrow finds it too."""
+    settings = {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ACCESS_KEY_ID": "someone",
+        "AWS_SECRET_ACCESS_KEY": "something",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "EPOCH14_CACHE": str(tmp_path / "cache"),
+    }
+    for key, value in settings.items():
+        monkeypatch.setenv(key, value)
+    import boto3
+
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="data")
+    return client

@@ -18,8 +18,9 @@ class DataConfig(Section):
     """Which images, and how they become the model's input."""
 
     path: str = "digits"
-    """`digits` (scikit-learn's handwritten digits, embedded) or a folder with train/ and val/, each of class
-    folders."""
+    """`digits` (scikit-learn's handwritten digits, embedded); a folder with train/ and val/, each of class folders; or
+    what `epoch14 shard` made: a folder of Arrow shards, or their URI (s3://bucket/prefix), which each node copies once
+    to $EPOCH14_CACHE on its disk."""
     train_samples: PositiveInt | None = None
     """Images of train/, where lengths are given in epochs (`90ep`); checked against the folder."""
     image_size: ImageSide = 32

@@ -1,4 +1,4 @@
-"""Which images there are: in an image folder with train/ and val/, in Arrow shards, or in the embedded digits."""
+"""Which images there are: in an image folder with train/ and val/, in Arrow shards, or the digits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from trainables.errors import DataError, complaint
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
 """Names of image files end so, in any case."""
-LAYOUT = "'digits', Arrow shards, or a folder with train/ and val/, each of class folders with JPEG or PNG files"
+LAYOUT = (
+    "'digits', Arrow shards (a folder, or s3://bucket/prefix), or a folder with train/ and val/, each of class folders"
+    " with JPEG or PNG files"
+)
 
 SHARDS_MARKS = ("index.json", ".epoch14-shard")
 """One of these lies in a folder of shards."""
@@ -41,7 +44,7 @@ class Listing:
     """A data set as its names tell it: nothing is decoded."""
 
     root: str
-    """Absolute path of the folder with train/ and val/."""
+    """Absolute path of the folder with train/ and val/ or of shards, or the URI of the shards."""
     classes: tuple[str, ...]
     """Class names; a label is a place here. Those of a folder are sorted."""
     train: Split
@@ -69,11 +72,13 @@ def open_index(path: str, *, cache_dir: Path | None = None) -> ImageIndex:
     """List a data set and count its channels. The same files give the same index in any order of listing.
 
     Args:
-        path: `digits`, a folder with train/ and val/, each of class folders, or one that `epoch14 shard` made.
-        cache_dir: holds the drawn digits and channel statistics; None: $EPOCH14_CACHE or ~/.cache/epoch14.
+        path: `digits`, a folder with train/ and val/, each of class folders, or one that `epoch14 shard` made; or the
+            URI of such shards, which are first copied to cache_dir.
+        cache_dir: holds the drawn digits, channel statistics and copies; None: $EPOCH14_CACHE or ~/.cache/epoch14.
 
     Raises:
-        DataError: the folder is missing or not of that layout, a class or split has no images, or none decodes.
+        DataError: the folder is missing or not of that layout, a class or split has no images, or none decodes; the
+            URI can't be read or holds no shards, or the copy has no room.
 
     """
     cache = default_cache_dir() if cache_dir is None else cache_dir
@@ -90,21 +95,31 @@ def list_images(path: str, *, cache_dir: Path | None = None) -> Listing:
     """List a data set without reading an image. Arguments as of `open_index`.
 
     Raises:
-        DataError: the folder is missing or not of that layout, or a class or split has no images.
+        DataError: the folder is missing or not of that layout, or a class or split has no images; as `open_index`.
 
     """
+    cache = default_cache_dir() if cache_dir is None else cache_dir
+    if is_uri(path):
+        from trainables.data.staging.stage import open_staged
+
+        return open_staged(path, cache)
     if path != "digits" and is_sharded(path):
         # The digits and folders need no pyarrow.
         from trainables.data.shards.store import open_shards
 
         return open_shards(Path(path).expanduser())
     with _readable(path):
-        root = _find_root(path, default_cache_dir() if cache_dir is None else cache_dir)
+        root = _find_root(path, cache)
         classes = _class_names(f"{root}/train")
         check_classes(path, classes, _class_names(f"{root}/val"))
         train, val = (Split(*_list_files(root, split, classes)) for split in ("train", "val"))
     check_images(path, classes, train.labels, val.labels)
     return Listing(root, classes, train, val)
+
+
+def is_uri(path: str) -> bool:
+    """Whether it names a place of another file system, such as s3://bucket/prefix."""
+    return "://" in path
 
 
 def is_sharded(path: str) -> bool:

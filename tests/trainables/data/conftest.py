@@ -1,11 +1,11 @@
-"""Data sets of one content in every layout, and a bucket."""
+"""Data sets of one content in every layout."""
 
 from __future__ import annotations
 
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,35 +87,3 @@ def add_to_tar(path: Path, key: str, members: dict[str, bytes]) -> None:
             info = tarfile.TarInfo(f"{key}.{extension}")
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
-
-
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[str]:
-    """URL of a local S3 server."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def s3_client(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """A client of that server, with the bucket `data`; pyarrow finds it too."""
-    settings = {
-        "AWS_ENDPOINT_URL": s3_server,
-        "AWS_ACCESS_KEY_ID": "someone",
-        "AWS_SECRET_ACCESS_KEY": "something",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "EPOCH14_CACHE": str(tmp_path / "cache"),
-    }
-    for key, value in settings.items():
-        monkeypatch.setenv(key, value)
-    import boto3
-
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="data")
-    return client
