@@ -20,7 +20,8 @@ class DataConfig(Section):
     path: str = "digits"
     """`digits` (scikit-learn's handwritten digits, embedded); a folder with train/ and val/, each of class folders; or
     what `epoch14 shard` made: a folder of Arrow shards, or their URI (s3://bucket/prefix), which each node copies once
-    to $EPOCH14_CACHE on its disk."""
+    to $EPOCH14_CACHE on its disk. No disk has room for it: stream+s3://bucket/prefix fetches each image when it is
+    read."""
     train_samples: PositiveInt | None = None
     """Images of train/, where lengths are given in epochs (`90ep`); checked against the folder."""
     image_size: ImageSide = 32

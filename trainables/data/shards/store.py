@@ -134,16 +134,26 @@ def read_rows(path: Path) -> pa.Table:
 
 
 def _open_split(root: str, files: SplitFiles, where: Where) -> Split:
+    _check_sizes(root, files, where)
+    return Split(*open_rows(root, files, where))
+
+
+def open_rows(root: str, files: SplitFiles, where: Where) -> tuple[ShardStore, IntArray]:
+    """Where each image of a split lies, and its label, from the row table in a local folder; shards play no part.
+
+    Raises:
+        DataError: the row table is missing, damaged, or of other shards.
+
+    """
     wrong = check_file(Path(root), files.rows)
     if wrong is not None:
         raise where.error(f"shards as they were written ({wrong})", FETCH)
-    _check_sizes(root, files, where)
     rows = read_rows(Path(root, files.rows.name))
     shard, offset, length, label = (rows[key].to_numpy() for key in ("shard", "offset", "length", "label"))
     store = ShardStore(root, files.shards, tuple(rows["name"].to_pylist()), shard, offset, length)
     if not _fits(store, label, files):
         raise where.error(f"shards that belong together ({files.rows.name} is of others)", AGAIN)
-    return Split(store, label)
+    return store, label
 
 
 def _check_sizes(root: str, files: SplitFiles, where: Where) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from trainables.data.shards.format import ShardFile, Where, checksum_of
 from trainables.data.shards.meter import Meter, run_jobs
-from trainables.data.shards.target import FolderTarget, ObjectTarget
+from trainables.data.shards.target import FolderTarget, Target
 from trainables.errors import DataError
 from trainables.places import FAILURES, explain
 
@@ -35,7 +35,7 @@ class Copy:
 
     where: Where
     """What an error names: data.path and the URI."""
-    remote: ObjectTarget
+    remote: Target
     folder: Path
     """Local."""
 
@@ -62,7 +62,7 @@ class Copy:
         with path.open("wb") as out:
             # Here, not in the last part, a full disk shows.
             os.posix_fallocate(out.fileno(), 0, file.bytes)
-        with self._object_errors(file):
+        with self.object_errors(file.name):
             source = self.remote.open_input(file.name)
             size = source.size()
         with source:
@@ -73,29 +73,30 @@ class Copy:
             run_jobs(jobs, PARTS_AT_ONCE, meter)
 
     def _fetch_part(self, file: ShardFile, source: Any, start: int, path: Path, meter: Meter) -> None:
-        with self._object_errors(file):
-            data = _read(source, start, min(PART_BYTES, file.bytes - start), meter)
+        with self.object_errors(file.name):
+            data = read_range(source, start, min(PART_BYTES, file.bytes - start), meter)
         with path.open("r+b") as out:
             out.seek(start)
             out.write(data)
         meter.add(0, len(data))
 
     @contextmanager
-    def _object_errors(self, file: ShardFile) -> Iterator[None]:
+    def object_errors(self, name: str) -> Iterator[None]:
+        """Turn the failure of an object into one line."""
         try:
             yield
         except FAILURES as error:
             reason, remedy = explain(error)
             if isinstance(error, FileNotFoundError):
                 reason, remedy = "it is missing", "write it again with the epoch14 shard command that made the shards"
-            raise self._error(file, f"objects that can be read ({reason})", remedy) from None
+            raise self._error(name, f"objects that can be read ({reason})", remedy) from None
 
     def _damaged(self, file: ShardFile, problem: str) -> DataError:
         remedy = "remove this object and run the epoch14 shard command that made it again: it writes what is missing"
-        return self._error(file, f"objects as they were written ({problem})", remedy)
+        return self._error(file.name, f"objects as they were written ({problem})", remedy)
 
-    def _error(self, file: ShardFile, allowed: str, remedy: str) -> DataError:
-        return Where(self.where.key, f"{self.where.value.rstrip('/')}/{file.name}").error(allowed, remedy)
+    def _error(self, name: str, allowed: str, remedy: str) -> DataError:
+        return Where(self.where.key, f"{self.where.value.rstrip('/')}/{name}").error(allowed, remedy)
 
 
 @contextmanager
@@ -109,7 +110,7 @@ def cache_errors(folder: Path) -> Iterator[None]:
         raise Where("EPOCH14_CACHE", str(folder)).error(allowed, f"{remedy}, or set EPOCH14_CACHE to another") from None
 
 
-def _read(source: Any, start: int, length: int, meter: Meter) -> bytes:
+def read_range(source: Any, start: int, length: int, meter: Meter) -> bytes:
     """A range of an object, with a few attempts. Raises one of FAILURES."""
     for pause in PAUSES_S:
         try:

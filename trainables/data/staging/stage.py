@@ -3,6 +3,8 @@
     <cache>/staged/<hash>/       a folder as `epoch14 shard` writes it; its name is a hash of the URI and the index
     <cache>/staged/<hash>.lock   held by the process that fetches
 
+Of a data set that is to be streamed only the row tables are copied.
+
 A file gets its name once it is whole, verified and flushed, and `index.json` is written last: what bears its name needs
 no other proof, and a folder with an index is finished. A data set that changed at its URI has another index, and with
 it another folder; the old one stays until somebody removes it.
@@ -12,16 +14,18 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from trainables.data.index import Listing, list_images
-from trainables.data.shards.format import INDEX, WORK, ShardFile, ShardIndex, Where, parse_index
+from trainables.data.shards.format import INDEX, WORK, ShardFile, Where, parse_index
 from trainables.data.shards.meter import Meter, run_jobs
 from trainables.data.shards.store import check_file, open_shards
 from trainables.data.shards.target import FolderTarget, Target, open_target, place_errors
 from trainables.data.staging.fetch import PARTIAL, Copy, cache_errors
+from trainables.data.staging.stream import STREAM, open_stream
 from trainables.data.staging.turn import turn
 
 FILES_AT_ONCE = 4
@@ -34,13 +38,15 @@ def open_staged(uri: str, cache: Path) -> Listing:
     Each opening reads the index at the URI, so that a changed data set is noticed.
 
     Args:
-        uri: as of `places.open_filesystem`; what a file:// names is opened in place.
+        uri: as of `places.open_filesystem`, after STREAM where its images are to be read from there; what a file://
+            names is opened in place.
         cache: folder on a local disk.
 
     Raises:
         DataError: the URI can't be read or holds no shards, an object is missing or damaged, or the cache has no room.
 
     """
+    streamed, uri = uri.startswith(STREAM), uri.removeprefix(STREAM)
     where = Where("data.path", uri)
     remote = open_target(where, writing=False)
     if isinstance(remote, FolderTarget):
@@ -49,9 +55,13 @@ def open_staged(uri: str, cache: Path) -> Listing:
     index = parse_index(text.decode(errors="replace"), where)
     key = hashlib.blake2b(f"{uri.rstrip('/')}\n".encode() + text, digest_size=8).hexdigest()
     copy = Copy(where, remote, cache / "staged" / key)
-    if not _is_finished(copy.folder, index):
+    if streamed:
         with cache_errors(copy.folder):
-            _stage(copy, index, text)
+            _fetch_missing(copy, (index.train.rows, index.val.rows))
+        return open_stream(copy, index)
+    if not (copy.folder / INDEX).exists() or _missing(copy.folder, index.files):
+        with cache_errors(copy.folder):
+            _fetch_missing(copy, index.files, then=text)
     return replace(open_shards(copy.folder), root=uri)
 
 
@@ -68,12 +78,8 @@ def _read_index(remote: Target, where: Where) -> bytes:
     raise where.error(f"shards, where it is a URI ({problem})", remedy)
 
 
-def _is_finished(folder: Path, index: ShardIndex) -> bool:
-    return (folder / INDEX).exists() and not _missing(folder, index)
-
-
-def _missing(folder: Path, index: ShardIndex) -> list[ShardFile]:
-    return [file for file in index.files if not _is_whole(folder, file)]
+def _missing(folder: Path, files: Sequence[ShardFile]) -> list[ShardFile]:
+    return [file for file in files if not _is_whole(folder, file)]
 
 
 def _is_whole(folder: Path, file: ShardFile) -> bool:
@@ -86,22 +92,22 @@ def _is_whole(folder: Path, file: ShardFile) -> bool:
         return False
 
 
-def _stage(copy: Copy, index: ShardIndex, text: bytes) -> None:
+def _fetch_missing(copy: Copy, files: Sequence[ShardFile], *, then: bytes | None = None) -> None:
+    """Have all `files` in the folder, and then the index, if its text is given."""
     folder = copy.folder
     folder.mkdir(parents=True, exist_ok=True)
     with turn(folder.with_suffix(".lock"), copy.where.value) as listener:
-        if _is_finished(folder, index):
-            return
         for path in folder.glob(f"*{PARTIAL}"):
             path.unlink()
-        missing = _missing(folder, index)
+        missing = _missing(folder, files)
         _check_space(copy, missing)
         meter = Meter(listener)
         meter.begin("staging", sum(file.bytes for file in missing))
         run_jobs([partial(copy.fetch, file, meter) for file in missing], FILES_AT_ONCE, meter)
-        path = folder / f"{INDEX}{PARTIAL}"
-        path.write_bytes(text)
-        FolderTarget(folder).take(path, INDEX)
+        if then is not None and not (folder / INDEX).exists():
+            path = folder / f"{INDEX}{PARTIAL}"
+            path.write_bytes(then)
+            FolderTarget(folder).take(path, INDEX)
 
 
 def _check_space(copy: Copy, missing: list[ShardFile]) -> None:
@@ -109,5 +115,6 @@ def _check_space(copy: Copy, missing: list[ShardFile]) -> None:
     need, free = sum(file.bytes for file in missing), shutil.disk_usage(staged).free
     if need > free:
         allowed = f"a folder with {need / 1e6:.1f} MB free for {copy.where.value} (it has {free / 1e6:.1f} MB)"
-        remedy = f"set EPOCH14_CACHE to a folder on a larger local disk, or remove older copies in {staged}"
+        remedy = f"set EPOCH14_CACHE to a folder on a larger local disk, remove older copies in {staged}, or"
+        remedy += f" set data.path to {STREAM}{copy.where.value}, which fetches each image when it is read"
         raise Where("EPOCH14_CACHE", str(staged.parent)).error(allowed, remedy)

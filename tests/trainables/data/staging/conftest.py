@@ -71,7 +71,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._forward()
 
-    def log_message(self, *_: object) -> None:  # type: ignore[override] # nothing is logged
+    def log_message(self, *_: object) -> None:
         pass
 
     def _forward(self) -> None:

@@ -162,7 +162,7 @@ def test_a_data_set_that_the_disk_has_no_room_for_is_refused_at_once(
     (small_disk / "ballast").write_bytes(bytes(900_000))
     line = refusal(bucket.uri)
     assert line.startswith(f"EPOCH14_CACHE: {str(small_disk)!r} is not allowed; allowed: a folder with {need:.1f} MB")
-    assert "(it has 0.1 MB); remedy: set EPOCH14_CACHE to a folder on a larger local disk, or remove older" in line
+    assert "(it has 0.1 MB); remedy: set EPOCH14_CACHE to a folder on a larger local disk, remove older" in line
     assert proxy.gets == {"index.json": 1}
     (small_disk / "ballast").rename(copies()[0] / "train-00000.arrow.partial")
     assert len(open_index(bucket.uri).train) == 40
