@@ -9,6 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 
+import torch
+
+START_S = 60.0
+"""Within which threads must have started."""
 Item = TypeVar("Item")
 
 
@@ -106,7 +110,7 @@ class Prefetcher(Generic[Item]):
     def _plan(self, step: int) -> None:
         """Have `step` and the steps after it in the making, and nothing else."""
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="prefetch")
+            self._pool = _open_pool(self._threads)
         end = step + 1 + self._ahead
         if self._stop_step is not None:
             end = max(step + 1, min(end, self._stop_step))
@@ -118,3 +122,27 @@ class Prefetcher(Generic[Item]):
     def _forget(self, steps: list[int]) -> None:
         for step in steps:
             self._futures.pop(step).cancel()
+
+
+def _open_pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that run torch's operators alone; elsewhere as many share in an operator as before.
+
+    Else each would have helpers of its own, which gain nothing at the size of an image, but spin on the other cores
+    between two operators: a loader thread on two cores took twice the CPU time.
+    """
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="prefetch")
+    started = threading.Barrier(threads + 1, timeout=START_S)
+    for _ in range(threads):
+        pool.submit(_run_alone, started)
+    started.wait()
+    # What a thread sets holds for itself, and for all threads that start later.
+    torch.set_num_threads(before)
+    return pool
+
+
+def _run_alone(started: threading.Barrier) -> None:
+    # Torch asks for the general number at a thread's first need of it, which would undo what was set before.
+    torch.get_num_threads()
+    torch.set_num_threads(1)
+    started.wait()

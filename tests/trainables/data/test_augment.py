@@ -39,6 +39,21 @@ def test_a_crop_is_torchvisions_resized_crop(image: torch.Tensor) -> None:
     assert torch.equal(random_resized_crop(DecodedPicture(image), generator("crop"), 24, 0.08), expected)
 
 
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 300), (24, 24), (90, 120), (375, 500)])
+def test_layout_and_size_of_an_image_change_no_bit(height: int, width: int, *, channels_last: bool) -> None:
+    """Enlarged, shrunk or as large as it is: torchvision's pixels; those of a decoder go into a batch in one move."""
+    pixels = torch.from_numpy(generator("pixels").integers(0, 256, (3, height, width), dtype=np.uint8))
+    image = pixels.permute(1, 2, 0).contiguous().permute(2, 0, 1) if channels_last else pixels
+    for i in range(20):
+        rectangle = draw_crop(generator("crop", i), height, width, 0.08)
+        expected = v2.functional.resized_crop(pixels, *rectangle, [24, 24], antialias=True)
+        found = random_resized_crop(DecodedPicture(image), generator("crop", i), 24, 0.08)
+        assert torch.equal(found, expected)
+        if channels_last and height > 1:
+            assert found.permute(1, 2, 0).is_contiguous()
+
+
 @pytest.mark.parametrize("min_area", [0.08, 0.5])
 @pytest.mark.parametrize(("height", "width"), [(100, 100), (375, 500), (120, 90)])
 def test_crops_are_distributed_as_torchvisions(height: int, width: int, min_area: float) -> None:

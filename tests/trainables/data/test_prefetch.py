@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import wait
 
 import pytest
+import torch
 
 from trainables.data.prefetch import Prefetcher
 
@@ -123,3 +124,19 @@ def test_threads_end_when_the_loop_raises() -> None:
     with pytest.raises(KeyError, match="loop"):
         loop()
     assert set(threading.enumerate()) == before
+
+
+def test_operators_run_in_one_thread_there_and_nowhere_else() -> None:
+    """Each loader thread works alone; the caller, and threads that start later, keep their number."""
+    before = torch.get_num_threads()
+    later: list[int] = []
+    try:
+        torch.set_num_threads(2)
+        with Prefetcher(lambda step: torch.get_num_threads(), 3) as prefetcher:
+            assert [prefetcher.get(step) for step in range(9)] == [1] * 9
+            thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+            thread.start()
+            thread.join()
+        assert (torch.get_num_threads(), later) == (2, [2])
+    finally:
+        torch.set_num_threads(before)
