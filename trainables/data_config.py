@@ -65,6 +65,9 @@ class DataConfig(Section):
     takes its place, in evaluation it is left out. One more stops the run."""
     loader_threads: Annotated[int, Field(ge=0, le=64)] = 1
     """Threads that decode ahead; 0 decodes in the step. Changes nothing but speed."""
+    loader: Literal["auto", "threads", "process"] = "auto"
+    """Where these threads run: threads, in the process that trains; process, in one beside it, so that they never hold
+    up the launch of a kernel (Linux); auto, process where a GPU trains, else threads. Changes nothing but speed."""
 
     @property
     def recolors(self) -> bool:

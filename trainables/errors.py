@@ -7,6 +7,7 @@
     ├── CheckpointError      the place of the checkpoints can't be used                   (exit 2)
     ├── TrackingError        the MLflow server or its store can't be used                 (exit 2)
     ├── ClusterError         a Ray cluster can't be reached or refuses the job            (exit 2)
+    ├── LoaderError          the process that decodes beside a training has ended         (exit 1)
     └── SweepError           the sweep ran and failed                                     (exit 1)
 
 Each message is one line: the key, the value, what is allowed, the remedy.
@@ -46,6 +47,12 @@ class TrackingError(Epoch14Error):
 
 class ClusterError(Epoch14Error):
     """A Ray cluster can't be reached or refuses the job."""
+
+
+class LoaderError(Epoch14Error):
+    """The process that decodes beside a training has ended."""
+
+    exit_code = 1
 
 
 class SweepError(Epoch14Error):

@@ -12,6 +12,7 @@ MAY_CHANGE = (
     "checkpoint",
     "detector",
     "diagnosis",
+    "data.loader",
     "data.loader_threads",
     "data.path",
     "device",

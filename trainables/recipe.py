@@ -12,7 +12,7 @@ import numpy as np
 
 from trainables.config import TrialConfig
 from trainables.data.decode_region import open_decoder
-from trainables.data.images import ImageSource
+from trainables.data.images import Helper, ImageSource
 from trainables.data.index import ImageIndex
 from trainables.data.mixing import draw_mix
 from trainables.data.normalize import Normalization, build_normalization
@@ -92,6 +92,11 @@ class Recipe:
             reference_normalization=build_normalization(sound, index.channel_mean, index.channel_std),
             loss=build_loss(config.optim.loss, config.optim.label_smoothing),
         )
+
+    def helped_by(self, helper: Helper) -> Recipe:
+        """The same recipe, whose images another process makes."""
+        train, val = (replace(source, helper=helper) for source in (self.train, self.val))
+        return replace(self, train=train, val=val)
 
     def ingredients(self, step: int) -> Ingredients:
         """What `step` is made of."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torch import nn
 from trainables.checkpoint import CheckpointStore
 from trainables.config import TrialConfig
 from trainables.data.index import open_index
+from trainables.data.loader_process import LoaderProcess
 from trainables.data.quarantine import check_quarantined
 from trainables.detectors import Detector, Symptom
 from trainables.diagnosis.diagnose import diagnose
@@ -106,7 +108,8 @@ class Trial:
         self.ranks = Ranks.current()
         check_shares(config, self.ranks.world_size)
         index = open_index(config.data.path)
-        self.recipe = Recipe.build(config, index)
+        device = choose_device(config.device)
+        self.recipe, self.loader = with_loader(Recipe.build(config, index), device)
         self.stream: Stream = with_swaps(self.recipe.ingredients, build_faults(config.faults, self.recipe))
         self.state = build_state(config, len(index.classes), self.ranks)
         # Chance level is that of cross-entropy.
@@ -123,6 +126,10 @@ class Trial:
 
     def run(self) -> TrialResult:
         """Train until the last step, a symptom or a notice."""
+        with self.loader or nullcontext():
+            return self._run()
+
+    def _run(self) -> TrialResult:
         if self.config.diagnosis.enabled:
             self.snapshots.offer(self.state)
         self._resume()
@@ -240,6 +247,17 @@ class Trial:
         return diagnose(
             self.config, self.recipe, self.state, self.stream, symptom, self.snapshots, self.losses, progress
         )
+
+
+def with_loader(recipe: Recipe, device: torch.device) -> tuple[Recipe, LoaderProcess | None]:
+    """The recipe, and the process that makes its images, where data.loader has one beside a training on `device`."""
+    data = recipe.config.data
+    beside_gpu = device.type == "cuda" and data.loader_threads > 0 and sys.platform == "linux"
+    if data.loader == "threads" or (data.loader == "auto" and not beside_gpu):
+        return recipe, None
+    sources = {"train": recipe.train, "val": recipe.val}
+    loader = LoaderProcess(sources, data.loader_threads, pinned=device.type == "cuda")
+    return recipe.helped_by(loader), loader
 
 
 def build_state(config: TrialConfig, num_classes: int, ranks: Ranks) -> TrainState:

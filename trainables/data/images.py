@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +18,19 @@ from trainables.errors import DecodeError
 from trainables.rng import generator
 
 Augment = Literal["none", "flip", "crop", "crop_flip"]
+
+
+class Helper(Protocol):
+    """Another process that does a source's work."""
+
+    def serves(self, source: ImageSource) -> bool:
+        """Whether it can do what this source asks for."""
+
+    def fetch(self, source: ImageSource, ids: np.ndarray, epoch: int | np.ndarray | None) -> torch.Tensor:
+        """As `ImageSource.fetch`. Raises LoaderError besides, where the process has ended."""
+
+    def fetch_sound(self, source: ImageSource, ids: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+        """As `ImageSource.fetch_sound`. Raises LoaderError besides, where the process has ended."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,14 +63,19 @@ class ImageSource:
     """Encoded bytes to pixels."""
     quarantine: Quarantine | None = None
     """Takes the images that don't decode; None: one is an error."""
+    helper: Helper | None = None
+    """Does the work where it can; None: it is done here."""
 
-    def fetch(self, ids: np.ndarray, epoch: int | np.ndarray | None) -> torch.Tensor:
+    def fetch(
+        self, ids: np.ndarray, epoch: int | np.ndarray | None, *, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Decode and augment samples, each independent of its neighbours in the batch.
 
         Args:
             ids: places in the split, int64 [n].
             epoch: keys the augmentation: one for all, or int64 [n] where a batch runs across an epoch border.
                 None: the evaluation transform (short side resized to image_size / eval_crop_ratio, centre crop).
+            out: what to write to, of the shape that is returned; None: fresh memory.
 
         Returns:
             uint8 [n, image_size, image_size, 3], RGB.
@@ -66,18 +84,22 @@ class ImageSource:
             DataError: an image can't be read, or doesn't decode and may not be quarantined; the line names the file.
 
         """
-        batch = self._empty(len(ids))
+        if self.helper is not None and self.helper.serves(self):
+            return self.helper.fetch(self, ids, epoch)
+        batch = self._empty(len(ids)) if out is None else out
         epochs = [None] * len(ids) if epoch is None else np.broadcast_to(epoch, len(ids)).tolist()
         for row, (sample_id, sample_epoch) in enumerate(zip(ids.tolist(), epochs, strict=True)):
             batch[row] = self._sample(sample_id, sample_epoch)
         return batch
 
-    def fetch_sound(self, ids: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+    def fetch_sound(self, ids: np.ndarray, *, out: torch.Tensor | None = None) -> tuple[torch.Tensor, np.ndarray]:
         """The evaluation transform of those samples that decode, and their ids; the others are quarantined.
 
         Without a quarantine an image that doesn't decode is a DataError, as in `fetch`.
         """
-        batch = self._empty(len(ids))
+        if self.helper is not None and self.helper.serves(self):
+            return self.helper.fetch_sound(self, ids)
+        batch = self._empty(len(ids)) if out is None else out
         kept: list[int] = []
         for sample_id in ids.tolist():
             try:

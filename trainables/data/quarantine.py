@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -61,11 +61,20 @@ class Quarantine:
 
     def add(self, sample_id: int, error: DecodeError) -> None:
         """Take an image in. Raises DataError beyond the limit."""
-        with self._lock:
-            if sample_id not in self._reasons:
-                log.warning("quarantined: %s", error)
-            self._reasons[sample_id] = str(error)
+        self.merge({sample_id: str(error)})
         check_quarantined(self.files(), self.limit)
+
+    def merge(self, reasons: Mapping[int, str]) -> None:
+        """Take in what another process quarantined, whatever the limit: sample id -> line of the error."""
+        with self._lock:
+            for sample_id in reasons.keys() - self._reasons.keys():
+                log.warning("quarantined: %s", reasons[sample_id])
+            self._reasons.update(reasons)
+
+    def reasons(self) -> dict[int, str]:
+        """Sample id -> line of the error."""
+        with self._lock:
+            return dict(self._reasons)
 
     def files(self) -> list[str]:
         """Where the quarantined images are, in the order of their ids."""
