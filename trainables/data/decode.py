@@ -14,10 +14,9 @@ import torch
 from torchvision.io import ImageReadMode
 from torchvision.transforms.v2 import functional
 
+from trainables.data.header import MAX_PIXELS, PNG, announced_size
 from trainables.data.store import Encoded
 from trainables.errors import DecodeError, complaint
-
-_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class Picture(Protocol):
@@ -83,9 +82,12 @@ def decode_rgb(encoded: Encoded, where: str) -> torch.Tensor:
         uint8 [3, height, width], in RGB; grey and CMYK are converted, alpha is dropped, 16 bits become 8.
 
     Raises:
-        DecodeError: it is empty, damaged or an animation; the line names it.
+        DecodeError: it is empty, damaged, an animation or larger than MAX_PIXELS; the line names it.
 
     """
+    height, width = announced_size(encoded)
+    if height * width > MAX_PIXELS:
+        raise undecodable(where, f"{width} x {height} pixels, more than {MAX_PIXELS}")
     damage = _png_damage(encoded)
     if damage is not None:
         raise undecodable(where, damage)
@@ -114,9 +116,9 @@ def _png_damage(encoded: Encoded) -> str | None:
     must be found before. Source: PNG (ISO/IEC 15948), 5.3: length, type, data and CRC-32 of type and data.
     """
     data = encoded.data
-    if len(data) < len(_PNG) or bytes(data[: len(_PNG)]) != _PNG:
+    if len(data) < len(PNG) or bytes(data[: len(PNG)]) != PNG:
         return None
-    start = len(_PNG)
+    start = len(PNG)
     while start + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, start)
         end = start + 12 + length

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 
 from trainables.data.decode import DecodedPicture, Decoder, Picture, decode_rgb, open_whole
+from trainables.data.header import JPEG, MAX_PIXELS, announced_size
 from trainables.data.store import Encoded
 from trainables.errors import ConfigError, complaint
 
-START, END = b"\xff\xd8", b"\xff\xd9"
-"""First and last bytes of a whole JPEG."""
+END = b"\xff\xd9"
+"""Last bytes of a whole JPEG."""
 EXTENSIONS_PATH = "NVIMGCODEC_EXTENSIONS_PATH"
 _of_thread = threading.local()
 
@@ -41,13 +42,16 @@ def open_region(encoded: Encoded, where: str) -> Picture:
     Its pixels are torchvision's to the last bit. Damage below a region is not seen, as nothing there is read; a file
     that was cut off is found all the same, by its missing end.
     """
-    if encoded[:2].tobytes() != START or encoded[-2:].tobytes() != END:
+    if encoded[:2].tobytes() != JPEG or encoded[-2:].tobytes() != END:
         return open_whole(encoded, where)
     codec = _codec()
     try:
         stream = codec.CodeStream(encoded)
         height, width = int(stream.height), int(stream.width)
     except RuntimeError:
+        return open_whole(encoded, where)
+    announced = announced_size(encoded)
+    if announced[0] * announced[1] > MAX_PIXELS:
         return open_whole(encoded, where)
     return _EncodedPicture(codec, stream, encoded, where, height, width)
 
