@@ -19,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Its functions go to Ray by value, and SlipCover's probes can't be pickled.
 BY_VALUE := infra/ray_trial.py
 
-.PHONY: help setup sweep ui test check format lock bench-healthy bench-stories bench-train bench-gpu bench-norms bench-resume
+.PHONY: help setup sweep ui test check format lock bench-healthy bench-stories bench-train bench-gpu bench-norms bench-resume bench-fuzz
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -69,6 +69,9 @@ bench-norms: setup ## each normalisation variant trains the digits to 95 % top-1
 
 bench-resume: setup ## weights after SIGKILL and resume against those of an undisturbed run
 	$(PYTHON) tests/benchmarks/resume.py $(ARGS)
+
+bench-fuzz: setup ## mutated JPEGs and shards: pixels or one line, no crash, bounded time and memory
+	$(PYTHON) tests/benchmarks/fuzz.py $(ARGS)
 
 # uv comes by pip, by its hash in the lock; all else comes by uv, since a machine's pip may be configured to other versions.
 $(UV):
