@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from trainables.data.loader_times import LoaderTimes
 from trainables.data.mixing import mix_images
-from trainables.data.prefetch import LoaderTimes, Prefetcher
+from trainables.data.prefetch import Prefetcher
 from trainables.ingredients import Batch, Ingredients, Normalize, Stream, load_batch
 from trainables.norms import whole_batch_statistics
 from trainables.optim import clip_unitwise, set_hyperparameters, step_unless

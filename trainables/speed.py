@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from trainables.data.prefetch import LoaderTimes
+from trainables.data.loader_times import LoaderTimes
 
 SPEEDS = ("images_per_s", "loader_images_per_s", "step_images_per_s")
 """The run's; what its loader makes; what its steps take where no batch is waited for."""

@@ -6,26 +6,15 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 
 import torch
 
+from trainables.data.loader_times import LoaderTimes
+
 START_S = 60.0
 """Within which threads must have started."""
 Item = TypeVar("Item")
-
-
-@dataclass
-class LoaderTimes:
-    """Where the time of a prefetcher, and of those who wait for it, went so far."""
-
-    waited: float = 0.0
-    """Seconds that `get` took."""
-    busy: float = 0.0
-    """Seconds that `fetch` took, over all threads."""
-    fetched: int = 0
-    """Items that were made."""
 
 
 class Prefetcher(Generic[Item]):
