@@ -19,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Its functions go to Ray by value, and SlipCover's probes can't be pickled.
 BY_VALUE := infra/ray_trial.py
 
-.PHONY: help setup sweep ui test check format lock bench-healthy bench-stories bench-train bench-gpu bench-norms bench-resume bench-fuzz
+.PHONY: help setup sweep ui test check format lock bench-healthy bench-stories bench-train bench-gpu bench-norms bench-resume bench-fuzz bench-input
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -63,6 +63,9 @@ bench-train: setup ## what signals, snapshots and the detector cost a step
 
 bench-gpu: setup ## images/s against torchvision's and timm's loops, and of each normalisation
 	$(PYTHON) tests/benchmarks/gpu.py $(ARGS)
+
+bench-input: setup ## CPU-seconds of a training image against ImageFolder and other loaders
+	$(PYTHON) tests/benchmarks/input.py $(ARGS)
 
 bench-norms: setup ## each normalisation variant trains the digits to 95 % top-1
 	$(PYTHON) tests/benchmarks/norms.py $(ARGS)
