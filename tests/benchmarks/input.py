@@ -1,7 +1,10 @@
 """What a batch of training images costs: our shards against torchvision's ImageFolder and other loaders.
 
     make bench-input ARGS="--blocks 12"
-    uv pip install --target DIR webdataset mosaicml-streaming && PYTHONPATH=DIR make bench-input
+    PYTHONPATH=DIR make bench-input
+
+DIR may hold webdataset and mosaicml-streaming (`uv pip install --target DIR --no-deps`, with what they lack, so that
+torch doesn't come twice); a loader that isn't there is named as such.
 
 Costs are CPU-seconds over all processes of an arm, each of which runs in a process of its own. Arms take turns, block
 by block and in random order, which cancels what drifts: ratios are sound on a machine that others use too. Only the
@@ -14,6 +17,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.process
 import os
 import random
 import sys
@@ -68,9 +72,12 @@ class Arm:
     blocks_at_once: int = 1
     gone: str = ""
     costs: dict[int, Cost] = field(default_factory=dict)
+    process: multiprocessing.process.BaseProcess | None = None
 
     def start(self) -> None:
         """Make the loader and have it warm up."""
+        if self.gone:
+            return
         self.pipe, theirs = FORK.Pipe()
         self.process = FORK.Process(target=_serve, args=(self.make, theirs))
         self.process.start()
@@ -85,6 +92,8 @@ class Arm:
 
     def stop(self) -> None:
         """End the process."""
+        if self.process is None:
+            return
         if not self.gone:
             self.pipe.send(None)
         self.process.join(30)
@@ -202,8 +211,8 @@ def mean_cpu(arm: Arm) -> float:
     return float(np.mean([cost.cpu for cost in arm.costs.values()])) if arm.costs else float("inf")
 
 
-def measure(title: str, arms: list[Arm], blocks: int) -> dict[str, Arm]:
-    """Run the arms in turns, and print their costs."""
+def measure(title: str, arms: list[Arm], blocks: int, end: float) -> dict[str, Arm]:
+    """Run the arms in turns, at most until `end` (of time.monotonic), and print their costs."""
     order = random.Random(0)  # noqa: S311 - an order of turns
     print(f"{title}: starting {len(arms)} loaders", file=sys.stderr, flush=True)
     with running(arms):
@@ -212,11 +221,14 @@ def measure(title: str, arms: list[Arm], blocks: int) -> dict[str, Arm]:
             order.shuffle(arms)
             for arm in arms:
                 arm.run(block)
-            left = (time.monotonic() - began) / block * (blocks - block)
+            each = (time.monotonic() - began) / block
+            left = min(each * (blocks - block), end - time.monotonic())
             print(f"  block {block} of {blocks}, about {left:.0f} s left", file=sys.stderr, flush=True)
+            if left < each:
+                break
     found = {arm.name: arm for arm in arms}
     baseline = min((found[name] for name in BASELINE), key=mean_cpu)
-    print(f"\n{title}; {blocks} blocks of {BATCH * BATCHES} images at {input_arms.SIDE} px")
+    print(f"\n{title}; {block} blocks of {BATCH * BATCHES} images at {input_arms.SIDE} px")
     print(f"{'':32} {'ms CPU/image':>12} {'images/s/core':>14} {'x baseline':>11} {'95 % interval':>16}")
     for arm in sorted(arms, key=mean_cpu):
         over = ratio(baseline, arm)
@@ -273,16 +285,16 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=PHOTOS, help="class folders of JPEG files")
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--blocks", type=int, default=12)
+    parser.add_argument("--minutes", type=float, default=15, help="after which no block begins")
+    parser.add_argument("--without", nargs="*", default=[], help="names of other loaders")
     arguments = parser.parse_args()
     photos = input_arms.find_photos(arguments.data) if arguments.data.is_dir() else []
     if not photos:
         print(f"skipped: {arguments.data} has no JPEG files in class folders")
         return 0
-    verdicts = Verdicts()
+    verdicts, end = Verdicts(), time.monotonic() + 60 * arguments.minutes
     milliseconds, reads = resume()
-    print(
-        f"resume at sample 1,000,000 of 1,280,000: {milliseconds:.1f} ms of CPU time (target 50), {reads} reads (target 0)"
-    )
+    print(f"resume at sample 1,000,000 of 1,280,000: {milliseconds:.1f} ms CPU (target 50), {reads} reads (target 0)")
     verdicts.missed += milliseconds >= 50 or reads > 0
     own = arguments.data != PHOTOS
     with tempfile.TemporaryDirectory() as folder:
@@ -292,13 +304,19 @@ def main() -> int:
         writer.start()
         writer.join()
         assert writer.exitcode == 0
-        arms = measure(str(arguments.data), arms_of(plain, arguments.blocks, all_of_them=own), arguments.blocks)
+        few = arms_of(plain, arguments.blocks, all_of_them=own)
+        found = measure(str(arguments.data), _chosen(few, arguments.without), arguments.blocks, end)
         if not own:
-            arms = measure(
-                "photos of ImageNet's size", arms_of(large, arguments.blocks, all_of_them=True), arguments.blocks
-            )
-        judge(arms, verdicts)
+            many = arms_of(large, arguments.blocks, all_of_them=True)
+            found = measure("photos of ImageNet's size", _chosen(many, arguments.without), arguments.blocks, end)
+        judge(found, verdicts)
     return 1 if verdicts.missed else 0
+
+
+def _chosen(arms: list[Arm], without: list[str]) -> list[Arm]:
+    for arm in arms:
+        arm.gone = "left out" if arm.name in without else ""
+    return arms
 
 
 def _write(photos: list[Path], plain: Places, large: Places, rows: int, own: bool) -> None:  # noqa: FBT001 - of a process
