@@ -225,7 +225,7 @@ def webdataset(places: Places) -> Run:
             archive.add(files[number], f"{number:06d}.jpg")
     transform = other_transform()
     dataset = library.WebDataset(str(path), shardshuffle=False).repeat().shuffle(1000)
-    batches = iter(dataset.map(lambda sample: (transform(sample["jpg"]),)).batched(BATCH))
+    batches = iter(dataset.map(lambda sample: (transform(sample["jpg"]),)).batched(BATCH, partial=False))
 
     def run(_block: int) -> None:
         for (batch,) in islice(batches, BATCHES):
