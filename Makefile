@@ -19,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Its functions go to Ray by value, and SlipCover's probes can't be pickled.
 BY_VALUE := infra/ray_trial.py
 
-.PHONY: help setup sweep ui test check format lock bench-healthy bench-stories bench-train bench-gpu bench-norms bench-resume bench-fuzz bench-input
+.PHONY: help setup sweep ui test check format lock bench-healthy bench-stories bench-train bench-gpu bench-norms bench-resume bench-fuzz bench-input bench-launches
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -72,6 +72,9 @@ bench-norms: setup ## each normalisation variant trains the digits to 95 % top-1
 
 bench-resume: setup ## weights after SIGKILL and resume against those of an undisturbed run
 	$(PYTHON) tests/benchmarks/resume.py $(ARGS)
+
+bench-launches: setup ## what decoding costs the thread that launches kernels: threads against a process
+	$(PYTHON) tests/benchmarks/launches.py $(ARGS)
 
 bench-fuzz: setup ## mutated JPEGs and shards: pixels or one line, no crash, bounded time and memory
 	$(PYTHON) tests/benchmarks/fuzz.py $(ARGS)

@@ -44,7 +44,7 @@ from trainables.data.store import Encoded  # noqa: E402
 from trainables.errors import DataError  # noqa: E402
 from trainables.rng import generator  # noqa: E402
 
-PHOTOS = ROOT.parent / "shared" / "data" / "clothing"
+PHOTOS = ROOT.parent / "shared" / "data" / "clothing" / "160px"
 MOST_PHOTOS = 64
 LIMIT_S = 30.0
 """Seconds of one item."""
@@ -117,7 +117,9 @@ def mutated(data: bytes, rng: Rng) -> bytes:
             other = seeds()[int(rng.integers(len(seeds())))]
             content[: header_length(content)] = other[: header_length(other)]
         else:
-            resize(content, *(int(2**exponent) for exponent in rng.uniform(0, 16, 2)))
+            # Most are small, as a large one takes a second, and one past the limit none.
+            most = 16 if rng.random() < 0.3 else 11
+            resize(content, *(int(2**exponent) for exponent in rng.uniform(0, most, 2)))
     return bytes(content)
 
 

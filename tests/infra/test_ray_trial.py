@@ -41,6 +41,7 @@ from trainables.ranks import Ranks
 def witness(recipe, *, folder):
     ranks, folder = Ranks.current(), Path(folder)
     seen = {"pid": os.getpid(), "world_size": ranks.world_size}
+    seen |= {"helped": recipe.train.helper is not None}
     seen |= {"omp": os.environ.get("OMP_NUM_THREADS"), "ray": os.environ.get("RAY_ADDRESS")}
     (folder / f"rank{ranks.rank}.json").write_text(json.dumps(seen))
     for file in (folder / "exploits").glob("*.parquet"):
@@ -137,7 +138,7 @@ class Losses(Callback):
             losses[entry["step"]] = entry["loss"]
 
 
-def run_trials(folder: Path, need: Need, cluster: Cluster, *, trials: int = 1) -> Run:
+def run_trials(folder: Path, need: Need, cluster: Cluster, *, trials: int = 1, loader: str = "threads") -> Run:
     """Equal short trials, one after another, of a ResNet-18 with group norm on the digits, on that Ray."""
     witness = {"use": "epoch14_test_witness:witness", "params": {"folder": str(folder)}}
     base = {
@@ -146,7 +147,7 @@ def run_trials(folder: Path, need: Need, cluster: Cluster, *, trials: int = 1) -
         "eval_every": STEPS,
         "report_every": 2,
         "threads": 2,
-        "data": {"image_size": 16},
+        "data": {"image_size": 16, "loader": loader},
         "precision": {"channels_last": False},
         "model": {"name": "resnet18", "width": 0.5, "norm": "gn"},
         "schedule": {"kind": "constant"},
@@ -212,13 +213,13 @@ def cluster(here: Run, make_folder: Callable[[str], Path]) -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def actor(cluster: Cluster, make_folder: Callable[[str], Path]) -> Run:
     """The same run in a Tune actor that Ray gives one CPU, and once more in the same actor."""
-    return run_trials(make_folder("actor"), Need(cpus_per_worker=1), cluster, trials=2)
+    return run_trials(make_folder("actor"), Need(cpus_per_worker=1), cluster, trials=2, loader="process")
 
 
 @pytest.fixture(scope="module")
 def workers(cluster: Cluster, make_folder: Callable[[str], Path]) -> Run:
     """The same run in a worker group of two."""
-    return run_trials(make_folder("workers"), Need(workers=2, cpus_per_worker=1), cluster)
+    return run_trials(make_folder("workers"), Need(workers=2, cpus_per_worker=1), cluster, loader="process")
 
 
 def bits(losses: dict[int, float]) -> dict[int, str]:
@@ -238,6 +239,12 @@ def test_actor_and_local_mode_agree_to_the_last_bit(here: Run, actor: Run) -> No
     assert sorted(here.losses) == list(range(STEPS))
     assert bits(here.losses) == bits(actor.losses)
     assert here.outcomes[0].row["best_val_top1"] == actor.outcomes[0].row["best_val_top1"]
+
+
+def test_processes_beside_actors_and_workers_decode(here: Run, actor: Run, workers: Run) -> None:
+    """Ray lets both have one, so the losses that the tests here compare are of both ways to load."""
+    assert not here.saw()["helped"]
+    assert all(seen["helped"] for seen in (actor.saw(), workers.saw(0), workers.saw(1)))
 
 
 def test_actor_is_used_again_and_forgets(actor: Run) -> None:
