@@ -12,12 +12,13 @@ from trainables.errors import (
     ConfigError,
     DataError,
     Epoch14Error,
+    LoaderError,
     SweepError,
     TrackingError,
     complaint,
 )
 
-LEAVES = (ConfigError, DataError, TrackingError, ClusterError, SweepError)
+LEAVES = (ConfigError, DataError, TrackingError, ClusterError, LoaderError, SweepError)
 
 
 def test_complaint_names_key_value_allowed_and_remedy() -> None:
@@ -66,6 +67,7 @@ def test_exit_codes_part_bad_input_from_a_failed_sweep() -> None:
         "DataError": 2,
         "TrackingError": 2,
         "ClusterError": 2,
+        "LoaderError": 1,
         "SweepError": 1,
     }
 

@@ -18,6 +18,7 @@ import torch
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from trainables.data.decode import Picture, open_whole
+from trainables.data.decode_region import open_decoder
 from trainables.data.images import ImageSource
 from trainables.data.index import ImageIndex, open_index
 from trainables.data.loader_process import LoaderProcess
@@ -132,10 +133,11 @@ def test_what_it_was_not_made_for_is_made_here(plain: ImageSource, helped: Image
 
 def test_quarantined_files_are_known_here(tiny_images: TinyImages, tmp_path: Path) -> None:
     """The same stand-ins, the same list and, beyond the limit, the same line as in threads; so is a missing file's."""
-    split = open_index(str(tiny_images()), cache_dir=tmp_path / "cache").train
+    split = open_index(str(tiny_images(suffix=".jpg")), cache_dir=tmp_path / "cache").train
     files = [Path(split.store.locate(place)) for place in range(3)]
     files[0].write_bytes(b"no image")
-    plain = ImageSource(split, 16, "crop", 0, quarantine=Quarantine(split, 1))
+    decoder = open_decoder("nvimgcodec")
+    plain = ImageSource(split, 16, "crop", 0, decoder=decoder, quarantine=Quarantine(split, 1))
     with LoaderProcess({"train": replace(plain, quarantine=Quarantine(split, 1))}, 1) as helper:
         helped = replace(helper._sources["train"], helper=helper)
         ids = np.arange(len(split))
