@@ -16,7 +16,10 @@ from trainables.rng import generator
 
 TinyImages = Callable[..., Path]
 GROUPS = {
-    "ray": [f"test_{name}.py" for name in ("ray_trial", "cli", "first_look", "malformed", "submit", "sweep", "train")],
+    "ray": [
+        f"test_{name}.py"
+        for name in ("ray_trial", "cli", "first_look", "malformed", "staged", "submit", "sweep", "train")
+    ],
     "servers": [f"test_tracking{part}.py" for part in ("", "_callback", "_writer")],
 }
 """Files whose tests share a process, and with it a Ray or a server; each other file is a group of its own."""

@@ -28,12 +28,17 @@ class Bucket:
     images: Path
     shards: Path
     client: Any
-    uri: str = "s3://data/shards"
+    prefix: str
+
+    @property
+    def uri(self) -> str:
+        """Of the shards."""
+        return f"s3://data/{self.prefix}"
 
     def put(self) -> None:
         """Write every file of `shards` to the bucket."""
         for path in self.shards.iterdir():
-            self.client.put_object(Bucket="data", Key=f"shards/{path.name}", Body=path.read_bytes())
+            self.client.put_object(Bucket="data", Key=f"{self.prefix}/{path.name}", Body=path.read_bytes())
 
 
 @dataclass
@@ -72,7 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._forward()
 
     def log_message(self, *_: object) -> None:
-        pass
+        """Log nothing."""
 
     def _forward(self) -> None:
         proxy, name = self.proxy, self.path.partition("?")[0].rpartition("/")[2]
@@ -111,7 +116,8 @@ def bucket(tiny_images: TinyImages, tmp_path: Path, make_shards: MakeShards, s3_
     """Forty images for training in about sixteen shards."""
     images = tiny_images(train=20, val=3)
     make_shards(images, tmp_path / "shards")
-    found = Bucket(images, tmp_path / "shards", s3_client)
+    # What moto holds outlives its server, so each test has a prefix of its own.
+    found = Bucket(images, tmp_path / "shards", s3_client, tmp_path.name)
     found.put()
     return found
 

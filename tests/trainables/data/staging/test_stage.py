@@ -205,5 +205,5 @@ def test_a_cache_that_cannot_be_written_is_one_line(
 def test_a_damaged_index_is_one_line(bucket: Bucket) -> None:
     """An edit by hand is found by the index's own checksum."""
     content = json.loads((bucket.shards / "index.json").read_text())
-    bucket.client.put_object(Bucket="data", Key="shards/index.json", Body=json.dumps({**content, "seed": 9}))
+    bucket.client.put_object(Bucket="data", Key=f"{bucket.prefix}/index.json", Body=json.dumps({**content, "seed": 9}))
     assert "index.json is damaged or was edited" in refusal(bucket.uri)
