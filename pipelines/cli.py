@@ -159,7 +159,7 @@ def doctor(
         raise ConfigError(complaint("--fail-on", fail_on, "warning or error", "choose one of these"))
     from rich.console import Console
 
-    from pipelines.doctor import check_writable, data_config, examine_data, print_findings, shown_progress, write_json
+    from pipelines.doctor import check_writable, data_config, examine_data, print_findings, shown_progress, write_files
 
     check_writable(json_file, "--json")
     check_writable(html_file, "--html")
@@ -170,15 +170,8 @@ def doctor(
     except KeyboardInterrupt:
         raise _interrupted("nothing was written") from None
     print_findings(examination, Console())
-    if json_file:
-        write_json(examination, json_file)
-    if html_file:
-        from pipelines.doctor_html import write_html
-
-        write_html(examination, html_file)
-    from trainables.data.doctor.finding import at_least
-
-    if at_least(examination.findings, "warning" if fail_on == "warning" else "error"):
+    write_files(examination, json_file, html_file)
+    if examination.is_as_bad_as("warning" if fail_on == "warning" else "error"):
         raise typer.Exit(1)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, get_args
 from infra.explanation import plain
 from pipelines.progress import duration
 from trainables.data.doctor.examine import findings_of
-from trainables.data.doctor.finding import Finding, at_least
+from trainables.data.doctor.finding import Finding, Severity, at_least
 from trainables.data.doctor.spacing import usable_threads
 from trainables.data.doctor.survey import Survey, survey
 from trainables.data.index import list_images
@@ -42,6 +42,10 @@ class Examination:
     survey: Survey
     findings: list[Finding]
     """The worst first."""
+
+    def is_as_bad_as(self, severity: Severity) -> bool:
+        """Whether there is a finding of this severity or a worse one."""
+        return bool(at_least(self.findings, severity))
 
 
 def data_config(path: str, normalization: str, image_size: int) -> DataConfig:
@@ -94,6 +98,16 @@ def verdict(findings: list[Finding]) -> str:
 
 def _counted(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def write_files(examination: Examination, json_file: Path | None, html_file: Path | None) -> None:
+    """Write what was asked for; raises ConfigError where a file can't be written."""
+    if json_file is not None:
+        write_json(examination, json_file)
+    if html_file is not None:
+        from pipelines.doctor_html import write_html
+
+        write_html(examination, html_file)
 
 
 def write_json(examination: Examination, file: Path) -> None:
