@@ -180,8 +180,8 @@ def in_file_order(store: ShardStore, block: int, blocks: int) -> np.ndarray:
 def in_random_order(store: ShardStore, block: int, blocks: int) -> np.ndarray:
     """The samples of all blocks of `in_file_order`, shuffled over the blocks, so that the sum is of the same work."""
     ids = np.concatenate([in_file_order(store, other, blocks) for other in range(blocks)]).ravel()
-    shuffled: np.ndarray = generator("random order").permutation(ids).reshape(blocks, BATCHES, BATCH)
-    return shuffled[block]
+    mine: np.ndarray = generator("random order").permutation(ids).reshape(blocks, BATCHES, BATCH)[block]
+    return mine
 
 
 def region_floor(shards: Path, blocks: int) -> Run:
