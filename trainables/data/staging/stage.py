@@ -55,12 +55,11 @@ def open_staged(uri: str, cache: Path) -> Listing:
     index = parse_index(text.decode(errors="replace"), where)
     key = hashlib.blake2b(f"{uri.rstrip('/')}\n".encode() + text, digest_size=8).hexdigest()
     copy = Copy(where, remote, cache / "staged" / key)
-    if streamed:
-        with cache_errors(copy.folder):
+    with cache_errors(copy.folder):
+        if streamed:
             _fetch_missing(copy, (index.train.rows, index.val.rows))
-        return open_stream(copy, index)
-    if not (copy.folder / INDEX).exists() or _missing(copy.folder, index.files):
-        with cache_errors(copy.folder):
+            return open_stream(copy, index)
+        if not (copy.folder / INDEX).exists() or _missing(copy.folder, index.files):
             _fetch_missing(copy, index.files, then=text)
     return replace(open_shards(copy.folder), root=uri)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -200,6 +201,22 @@ def test_a_cache_that_cannot_be_written_is_one_line(
     assert "(Read-only file system); remedy: mount it writable, or name another folder" in refusal(bucket.uri)
     monkeypatch.setenv("EPOCH14_CACHE", str(bucket.shards / "index.json"))
     assert refusal(bucket.uri).startswith(f"EPOCH14_CACHE: '{bucket.shards}/index.json/staged/")
+
+
+def test_a_cache_of_another_user_is_one_line(bucket: Bucket, tmp_path: Path) -> None:
+    """One that may not even be looked into, with a finished copy or none."""
+    if os.getuid() != 0:
+        pytest.skip("only root can act as another user")
+    for _ in range(2):
+        tmp_path.chmod(0o700)
+        os.seteuid(65534)
+        try:
+            line = refusal(bucket.uri)
+        finally:
+            os.seteuid(0)
+        assert line.startswith(f"EPOCH14_CACHE: '{default_cache_dir()}/staged/")
+        assert "(Permission denied); remedy: let this user write there, or set EPOCH14_CACHE to another" in line
+        open_index(bucket.uri)
 
 
 def test_a_damaged_index_is_one_line(bucket: Bucket) -> None:
