@@ -59,7 +59,8 @@ def one_round(source: ImageSource | None, threads: int, seconds: float) -> Round
     stopped, images = threading.Event(), [0] * threads
 
     def fetch(number: int) -> None:
-        os.sched_setaffinity(0, CORES[1:])
+        # Who only waits holds the lock for moments, and must not be held up by who decodes while it has it.
+        os.sched_setaffinity(0, CORES if source is None or source.helper else CORES[1:])
         rng = np.random.default_rng(number)
         while source is not None and not stopped.is_set():
             source.fetch(rng.integers(0, len(source.split), BATCH), 0)
