@@ -13,8 +13,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from html.parser import HTMLParser
 from contextlib import suppress
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
