@@ -270,7 +270,7 @@ def judge(arms: dict[str, Arm], verdicts: Verdicts) -> None:
     best = min((default, fast), key=mean_cpu)
     for name in OTHERS:
         verdicts.say(f"ours over {name}", 1.0, ratio(arms[name], best), arms[name].gone)
-    print(f"{'ours over FFCV':58} {1:7.2f}  not measured (it has no wheels; see LOG.md)")
+    print(f"{'ours over FFCV':58} {1:7.2f}  not measured (no wheels; its build needs OpenCV)")
     for name, least in ((DEFAULT, 1.75), (FAST, 1.9)):
         one, two = (arms[f"{name}, {n} threads"] for n in (1, 2))
         found = ratio(one, two, "wall", idle=True)
