@@ -269,7 +269,8 @@ def judge(arms: dict[str, Arm], verdicts: Verdicts) -> None:
         verdicts.say(f"re-encoded to short side {short} over ImageFolder", 5.0, ratio(baseline, smaller))
     best = min((default, fast), key=mean_cpu)
     for name in OTHERS:
-        verdicts.say(f"ours over {name}", 1.0, ratio(arms[name], best), arms[name].gone)
+        found = None if arms[name].gone else ratio(arms[name], best)
+        verdicts.say(f"ours over {name}", 1.0, found, f"({arms[name].gone})")
     print(f"{'ours over FFCV':58} {1:7.2f}  not measured (no wheels; its build needs OpenCV)")
     for name, least in ((DEFAULT, 1.75), (FAST, 1.9)):
         one, two = (arms[f"{name}, {n} threads"] for n in (1, 2))
