@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -187,6 +188,8 @@ def test_a_bug_in_it_is_no_hang(plain: ImageSource, capfd: pytest.CaptureFixture
 
 def test_nobody_needs_to_close_it(plain: ImageSource) -> None:
     """With the last reference go the process and its descriptors."""
+    # What earlier tests left to the collector would be closed meanwhile.
+    gc.collect()
     before = len(list(Path("/proc/self/fd").iterdir()))
     helper = LoaderProcess({"train": plain}, 2)
     replace(plain, helper=helper).fetch(np.arange(2), 0)
@@ -194,7 +197,7 @@ def test_nobody_needs_to_close_it(plain: ImageSource) -> None:
     assert pid is not None
     del helper
     assert gone(pid)
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
 
 
 def killed_trainer(_rank: int, plain: ImageSource, note: str) -> None:
