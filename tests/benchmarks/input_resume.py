@@ -37,7 +37,7 @@ def synthetic_store() -> CountedStore:
 
 
 def resume() -> tuple[float, int]:
-    """Median milliseconds of wall time from a fresh sampler to where the images of the step at SAMPLE lie; reads meanwhile."""
+    """Median milliseconds from a fresh sampler to where the images of the step at SAMPLE lie; reads meanwhile."""
     store = synthetic_store()
     seconds = []
     for seed in range(REPEATS):
