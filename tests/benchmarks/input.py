@@ -295,7 +295,7 @@ def main() -> int:
         return 0
     verdicts, end = Verdicts(), time.monotonic() + 60 * arguments.minutes
     milliseconds, reads = resume()
-    print(f"resume at sample 1,000,000 of 1,280,000: {milliseconds:.1f} ms CPU (target 50), {reads} reads (target 0)")
+    print(f"resume at sample 1,000,000 of 1,280,000: {milliseconds:.1f} ms (target 50), {reads} reads (target 0)")
     verdicts.missed += milliseconds >= 50 or reads > 0
     own = arguments.data != PHOTOS
     with tempfile.TemporaryDirectory() as folder:

@@ -22,9 +22,10 @@ Pixels = TypeVar("Pixels")
 class Quarantine:
     """The images of a split that this process found not to decode.
 
-    Each is replaced by the next one of its class, in the order of ids, that decodes. That depends on the files alone,
-    so whoever meets it, whenever, takes the same pixels, and its label stays right. An image that can't even be read is
-    no such case: what a disk or a network fails to give today it may give tomorrow, so that error is raised.
+    Each is replaced by the next one of its class, in the order of ids, that decodes. That depends on the files and the
+    crop alone, so whoever meets it, whenever, takes the same pixels, and its label stays right. An image that can't
+    even be read is no such case: what a disk or a network fails to give today it may give tomorrow, so that error is
+    raised.
 
     Args:
         split: the samples.
@@ -37,25 +38,21 @@ class Quarantine:
         self._split = split
         self._lock = threading.Lock()
         self._reasons: dict[int, str] = {}
-        self._stand_ins: dict[int, int] = {}
 
     def decode(self, sample_id: int, decode: Callable[[int], Pixels]) -> Pixels:
         """`decode(sample_id)`, or that of its stand-in. Raises DataError beyond the limit, or without a stand-in."""
-        stand_in = self._stand_ins.get(sample_id, sample_id)
+        # Tried each time: where a crop alone is decoded, another crop of a damaged image may be whole.
         try:
-            return decode(stand_in)
+            return decode(sample_id)
         except DecodeError as error:
             self.add(sample_id, error)
         same_class = np.flatnonzero(self._split.labels == self._split.labels[sample_id])
         first = int(np.searchsorted(same_class, sample_id)) + 1
         for other in np.roll(same_class, -first)[:-1].tolist():
             try:
-                pixels = decode(other)
+                return decode(other)
             except DecodeError as error:
                 self.add(other, error)
-            else:
-                self._stand_ins[sample_id] = other
-                return pixels
         allowed = f"a class with at least one image that decodes ({self.files()[-1]})"
         raise DataError(complaint("data.path", self._split.store.names[sample_id], allowed, "replace its images"))
 

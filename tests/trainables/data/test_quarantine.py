@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from trainables.data.decode import DecodedPicture, Picture, decode_rgb
 from trainables.data.images import ImageSource
 from trainables.data.index import ImageIndex, Split, open_index
 from trainables.data.quarantine import Quarantine
+from trainables.data.store import Encoded
 from trainables.errors import DataError, DecodeError
 
 if TYPE_CHECKING:
@@ -126,3 +128,33 @@ def test_statistics_are_those_of_the_images_that_decode(
     Path(index.train.store.locate(0)).unlink()
     expected = open_index(str(folder), cache_dir=tmp_path / "cache")
     assert (found.channel_mean, found.channel_std) == (expected.channel_mean, expected.channel_std)
+
+
+def test_what_an_earlier_crop_met_plays_no_part(index: ImageIndex) -> None:
+    """Where a decoder sees only some crops of an image as damaged, a run that starts later takes the same pixels."""
+    damaged = same_class(index.train, 1)[0]
+    name = index.train.store.locate(damaged)
+
+    class HalfDamaged(DecodedPicture):
+        def region(self, top: int, left: int, height: int, width: int) -> torch.Tensor:
+            if top + height > self.height // 2 + 8:
+                raise DecodeError(f"{name}: damaged below")
+            return super().region(top, left, height, width)
+
+    def decoder(encoded: Encoded, where: str) -> Picture:
+        pixels = decode_rgb(encoded, where)
+        return HalfDamaged(pixels) if where == name else DecodedPicture(pixels)
+
+    def crops() -> ImageSource:
+        quarantine = Quarantine(index.train, 16)
+        return ImageSource(index.train, 16, "crop", 0, crop_min_area=0.1, decoder=decoder, quarantine=quarantine)
+
+    ids = np.array([damaged])
+    whole = ImageSource(index.train, 16, "crop", 0, crop_min_area=0.1)
+    through = crops()
+    found = [through.fetch(ids, epoch) for epoch in range(12)]
+    own = [torch.equal(batch, whole.fetch(ids, epoch)) for epoch, batch in enumerate(found)]
+    assert 0 < sum(own) < 12
+    assert own[own.index(False) :].count(True) > 0
+    for epoch, batch in enumerate(found):
+        assert torch.equal(crops().fetch(ids, epoch), batch)
