@@ -35,7 +35,7 @@ from trainables.signals import (
 )
 from trainables.state import TrainState
 
-RATIO_EVERY = 16
+RATIO_EVERY = 32
 """Steps between two measurements of the update ratio, which costs two more passes over the weights."""
 
 
@@ -220,11 +220,16 @@ def copy_weights(state: TrainState) -> list[Tensor]:
 
 @torch.no_grad()
 def update_ratio(state: TrainState, before: list[Tensor] | None) -> Tensor:
-    """Norm of the last update over the norm of the weights, 0-dim; nan where there is nothing to compare with."""
+    """Norm of the last update over the norm of the weights, 0-dim; nan where there is nothing to compare with.
+
+    `before` is used up.
+    """
     live = [p.detach() for p in state.parameters]
     if before is None:
         return torch.full((), math.nan, device=state.device)
-    change = torch.nn.utils.get_total_norm([now - then for now, then in zip(live, before, strict=True)])
+    # In place: fresh memory would cost as much as the sum.
+    torch._foreach_sub_(before, live)
+    change = torch.nn.utils.get_total_norm(before)
     return change / torch.nn.utils.get_total_norm(live)
 
 

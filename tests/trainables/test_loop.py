@@ -15,7 +15,7 @@ from trainables.data.images import ImageSource
 from trainables.data.index import Split
 from trainables.evaluation import evaluate
 from trainables.ingredients import Ingredients, load_batch
-from trainables.loop import forward, observe_inputs, run_steps, score_batch, to_input, train_step
+from trainables.loop import RATIO_EVERY, forward, observe_inputs, run_steps, score_batch, to_input, train_step
 from trainables.signals import StepSignals, read_signals
 from trainables.state import Snapshot
 
@@ -149,14 +149,14 @@ def test_a_step_is_sgd_on_the_mean_cross_entropy(bench: Bench, start: Snapshot) 
 
 
 def test_update_ratio_is_that_of_the_weights(bench: Bench, start: Snapshot) -> None:
-    """Measured on every sixteenth step: the norm of what the step changed over that of the weights."""
+    """Measured on every RATIO_EVERY-th step: the norm of what the step changed over that of the weights."""
     bench.state.restore(start)
     # In float32 the norm of one vector of all weights is off by more than it is compared to.
     before = weights(bench).double()
-    signals = one_step(bench, start, step=16)
+    signals = one_step(bench, start, step=RATIO_EVERY)
     after = weights(bench).double()
     assert signals.update_ratio == pytest.approx(float((after - before).norm() / after.norm()), rel=1e-4)
-    assert math.isnan(one_step(bench, start, step=17).update_ratio)
+    assert math.isnan(one_step(bench, start, step=RATIO_EVERY + 1).update_ratio)
 
 
 def test_the_rate_of_the_step_is_used(bench: Bench, start: Snapshot) -> None:

@@ -57,7 +57,7 @@ def test_each_step_is_reported_once(healthy: Run) -> None:
 
 
 def test_rows_have_the_protocols_keys(healthy: Run) -> None:
-    """Exactly those, so that every reader finds the same; the update ratio on every sixteenth step."""
+    """Exactly those, so that every reader finds the same; the update ratio on every RATIO_EVERY-th step."""
     assert all(set(row) == ROW for row in healthy.rows)
     assert all(set(step) - {"val_top1", "val_top5", "val_loss", "update_ratio"} == STEP for step in healthy.history)
     assert [step["step"] for step in healthy.history if "update_ratio" in step] == [0]

@@ -14,7 +14,7 @@ from trainables.data.index import open_index
 from trainables.errors import ConfigError
 from trainables.evaluation import evaluate
 from trainables.ingredients import load_batch
-from trainables.loop import run_steps, train_step
+from trainables.loop import RATIO_EVERY, run_steps, train_step
 from trainables.optim import build_optimizer
 from trainables.ranks import Ranks
 from trainables.recipe import Recipe
@@ -26,7 +26,7 @@ from trainables.trial import Trial, build_state
 if TYPE_CHECKING:
     from tests.trainables.conftest import Build, RunRanks, Tiny
 
-STEPS = 16
+STEPS = RATIO_EVERY
 """Steps before the snapshot that both start from; the step after them is one that measures the update ratio."""
 JUMP: dict[str, Any] = {
     "global_batch_size": 32,
