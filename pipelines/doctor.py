@@ -15,9 +15,9 @@ from infra.explanation import plain
 from pipelines.progress import duration
 from trainables.data.doctor.examine import findings_of
 from trainables.data.doctor.finding import Finding, Severity, at_least
-from trainables.data.doctor.spacing import usable_threads
 from trainables.data.doctor.survey import Survey, survey
 from trainables.data.index import list_images
+from trainables.data.spacing import usable_threads
 from trainables.data_config import DataConfig, NormalizationName
 from trainables.errors import ConfigError, complaint
 

@@ -13,9 +13,9 @@ from infra.explanation import plain
 from infra.space import probe_points, trial_config
 from pipelines.config import SweepConfig
 from trainables.data.doctor.finding import SEVERITIES, File, Finding, at_least
-from trainables.data.doctor.spacing import evenly_spaced, usable_threads
 from trainables.data.index import Listing, default_cache_dir, list_images
 from trainables.data.kept import keep_text
+from trainables.data.spacing import evenly_spaced, usable_threads
 from trainables.data_config import DataConfig
 from trainables.errors import DataError, complaint
 

@@ -63,7 +63,7 @@ def open_files(uri: str) -> Files:
         if isinstance(filesystem, fs.LocalFileSystem):
             return FolderFiles(Path(path))
         return ObjectFiles(filesystem, path)
-    except (*FAILURES, RuntimeError) as error:  # RuntimeError: the home of a user that doesn't exist
+    except FAILURES as error:
         reason, remedy = explain(error)
         allowed = f"a folder or s3://bucket/prefix that can be written ({reason})"
         raise CheckpointError(complaint(_KEY, uri, allowed, remedy)) from None

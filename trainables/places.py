@@ -44,11 +44,14 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
         A pyarrow file system, and the path in it: absolute, or of the form bucket/prefix.
 
     Raises:
-        OSError, ArrowException, RuntimeError: the URI is of no known kind, or names the home of nobody.
+        OSError, ArrowException: the URI is of no known kind, or names the home of nobody.
 
     """
     if _SCHEME.match(uri) is None:
-        return fs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
+        try:
+            return fs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
+        except RuntimeError as error:
+            raise FileNotFoundError(str(error)) from None
     filesystem, path = fs.FileSystem.from_uri(uri)
     if isinstance(filesystem, fs.S3FileSystem):
         filesystem = _with_few_attempts(filesystem)

@@ -11,7 +11,7 @@ import torch
 from torchvision.transforms import v2
 
 from trainables.baseline import DECLARED_SHIFT, moment_distance
-from trainables.data.images import read_rgb
+from trainables.data.decode import read_rgb
 from trainables.data.index import ImageIndex
 from trainables.errors import DataError
 from trainables.recipe import Recipe
@@ -124,7 +124,7 @@ def test_evaluation_has_its_own_size_and_middle(tiny: Tiny, digits_index: ImageI
     recipe = Recipe.build(tiny(data=data), digits_index)
     ids = np.arange(5)
     transform = v2.Compose([v2.Resize(32, antialias=True), v2.CenterCrop(28)])
-    expected = [transform(read_rgb(digits_index.val, place)).permute(1, 2, 0) for place in range(5)]
+    expected = [transform(read_rgb(digits_index.val.store, place)).permute(1, 2, 0) for place in range(5)]
     assert torch.equal(recipe.val.fetch(ids, None), torch.stack(expected))
     assert recipe.train.fetch(ids, 0).shape == (5, 16, 16, 3)
 

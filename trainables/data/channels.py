@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from trainables.data.kept import keep_text
+from trainables.data.spacing import evenly_spaced
 from trainables.data.store import FileStore, Store
 from trainables.errors import DataError, DecodeError, complaint
 
@@ -54,14 +55,9 @@ def count_channels(store: Store) -> tuple[Channels, Channels]:
     return _moments(_histogram(store))
 
 
-def _chosen(store: Store) -> range | list[int]:
-    n = len(store.names)
-    return range(n) if n <= MAX_IMAGES else [i * n // MAX_IMAGES for i in range(MAX_IMAGES)]
-
-
 def _fingerprint(files: FileStore) -> str:
     digest = hashlib.sha256()
-    for place in _chosen(files):
+    for place in evenly_spaced(len(files.names), MAX_IMAGES):
         status = Path(files.locate(place)).stat()
         digest.update(
             f"{files.names[place]}\x00{status.st_size}\x00{status.st_mtime_ns}\n".encode(errors="surrogateescape")
@@ -72,13 +68,13 @@ def _fingerprint(files: FileStore) -> str:
 def _histogram(store: Store) -> np.ndarray:
     """Count the values of each channel: int64 [3, 256]."""
     # Torch takes seconds to import, and a kept result needs none of it.
-    from trainables.data.decode import decode_rgb
+    from trainables.data.decode import read_rgb
 
     counts = np.zeros((3, 256), dtype=np.int64)
     last: DecodeError | None = None
-    for place in _chosen(store):
+    for place in evenly_spaced(len(store.names), MAX_IMAGES):
         try:
-            pixels = decode_rgb(store.read(place), store.locate(place)).numpy()
+            pixels = read_rgb(store, place).numpy()
         except DecodeError as error:
             last = error
             continue

@@ -15,7 +15,7 @@ from torchvision.io import ImageReadMode
 from torchvision.transforms.v2 import functional
 
 from trainables.data.header import MAX_PIXELS, PNG, announced_size
-from trainables.data.store import Encoded
+from trainables.data.store import Encoded, Store
 from trainables.errors import DecodeError, complaint
 
 
@@ -69,6 +69,11 @@ class DecodedPicture:
 def open_whole(encoded: Encoded, where: str) -> Picture:
     """Torchvision's decoder."""
     return DecodedPicture(decode_rgb(encoded, where))
+
+
+def read_rgb(store: Store, place: int) -> torch.Tensor:
+    """The pixels of an image of a store, as of `decode_rgb`. Raises DataError, which names it."""
+    return decode_rgb(store.read(place), store.locate(place))
 
 
 def decode_rgb(encoded: Encoded, where: str) -> torch.Tensor:

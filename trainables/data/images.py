@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional
 
 from trainables.data.augment import color_jitter, random_resized_crop
 from trainables.data.auto_augment import rand_augment, trivial_augment
-from trainables.data.decode import Decoder, Picture, decode_rgb, open_whole
+from trainables.data.decode import Decoder, Picture, open_whole
 from trainables.data.index import Split
 from trainables.data.quarantine import Quarantine
 from trainables.errors import DecodeError
@@ -148,11 +148,6 @@ class ImageSource:
         else:
             pixels = centre_square(picture.whole(), self.image_size, self.eval_crop_ratio)
         return functional.horizontal_flip(pixels) if flip and "flip" in self.augment else pixels
-
-
-def read_rgb(split: Split, sample_id: int) -> torch.Tensor:
-    """The stored pixels of a sample: uint8 [3, height, width]. Raises DataError, which names the file."""
-    return decode_rgb(split.store.read(sample_id), split.store.locate(sample_id))
 
 
 def centre_square(pixels: torch.Tensor, size: int, ratio: float) -> torch.Tensor:

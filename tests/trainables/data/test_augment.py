@@ -13,8 +13,7 @@ import torch
 from torchvision.transforms import v2
 
 from trainables.data.augment import CROP_RATIO, adjust_colors, color_jitter, draw_crop, random_resized_crop
-from trainables.data.decode import DecodedPicture
-from trainables.data.images import read_rgb
+from trainables.data.decode import DecodedPicture, read_rgb
 from trainables.data.index import open_index
 from trainables.rng import generator
 
@@ -24,7 +23,7 @@ TinyImages = Callable[..., Path]
 @pytest.fixture
 def image(tiny_images: TinyImages, tmp_path: Path) -> torch.Tensor:
     """Coloured noise: uint8 [3, 32, 40]."""
-    return read_rgb(open_index(str(tiny_images()), cache_dir=tmp_path / "cache").train, 3)
+    return read_rgb(open_index(str(tiny_images()), cache_dir=tmp_path / "cache").train.store, 3)
 
 
 def crop_rule(min_area: float) -> Any:

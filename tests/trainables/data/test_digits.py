@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from trainables.data.decode import read_rgb
 from trainables.data.digits import write_digits
-from trainables.data.images import read_rgb
 from trainables.data.index import ImageIndex, Split, open_index
 from trainables.errors import DataError
 
 
 def load(split: Split) -> np.ndarray:
     """All images of a split: float [n, 32, 32, 3] in 0..1."""
-    return np.stack([read_rgb(split, place).permute(1, 2, 0).numpy() for place in range(len(split))]) / 255.0
+    return np.stack([read_rgb(split.store, place).permute(1, 2, 0).numpy() for place in range(len(split))]) / 255.0
 
 
 @pytest.fixture(scope="module")

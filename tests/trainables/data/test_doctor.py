@@ -19,10 +19,10 @@ from trainables.data.doctor.facts import jpeg_quality
 from trainables.data.doctor.finding import MAX_FILES, at_least
 from trainables.data.doctor.pixel_facts import PixelFacts, pixel_facts
 from trainables.data.doctor.similar import SIMILAR, similar_groups
-from trainables.data.doctor.spacing import evenly_spaced
 from trainables.data.doctor.statistics import effect
 from trainables.data.doctor.survey import survey
 from trainables.data.index import ImageIndex, Listing, Split, list_images
+from trainables.data.spacing import evenly_spaced
 from trainables.data.store import Encoded, Store
 from trainables.data_config import DataConfig
 from trainables.rng import generator

@@ -15,7 +15,8 @@ from torchvision.transforms import v2
 
 from trainables.data.augment import color_jitter, draw_crop
 from trainables.data.auto_augment import rand_augment, trivial_augment
-from trainables.data.images import Augment, ImageSource, read_rgb
+from trainables.data.decode import read_rgb
+from trainables.data.images import Augment, ImageSource
 from trainables.data.index import ImageIndex, open_index
 from trainables.data.prefetch import Prefetcher
 from trainables.data.sampler import EpochSampler
@@ -75,7 +76,8 @@ def test_a_batch_may_span_epochs(index: ImageIndex) -> None:
 def test_evaluation_is_resize_and_centre_crop(index: ImageIndex) -> None:
     """As torchvision's own transforms; `none` trains on the same pixels in every epoch."""
     transform = v2.Compose([v2.Resize(24, antialias=True), v2.CenterCrop(24)])
-    expected = torch.stack([transform(read_rgb(index.train, int(i))).permute(1, 2, 0) for i in range(len(index.train))])
+    images = (transform(read_rgb(index.train.store, place)).permute(1, 2, 0) for place in range(len(index.train)))
+    expected = torch.stack(list(images))
     ids = np.arange(16)
     assert torch.equal(ImageSource(index.train, 24, "crop_flip", 0).fetch(ids, None), expected)
     assert torch.equal(ImageSource(index.train, 24, "none", 0).fetch(ids, 7), expected)
@@ -109,7 +111,7 @@ def test_a_crop_is_drawn_with_the_least_area(index: ImageIndex, min_area: float)
     rng = generator(0, "augment", 2, 4)
     rng.random()
     top, left, height, width = draw_crop(rng, 32, 40, min_area)
-    pixels = read_rgb(index.train, 4)
+    pixels = read_rgb(index.train.store, 4)
     expected = v2.functional.resized_crop(pixels, top, left, height, width, [24, 24], antialias=True)
     found = ImageSource(index.train, 24, "crop", 0, crop_min_area=min_area).fetch(np.array([4]), 2)[0]
     assert torch.equal(found, expected.permute(1, 2, 0))
@@ -120,7 +122,7 @@ def test_evaluation_cuts_the_middle(index: ImageIndex, size: int, short_side: in
     """As torchvision's presets: 224 of 256 is a ratio of 0.875; `none` trains on the same pixels."""
     transform = v2.Compose([v2.Resize(short_side, antialias=True), v2.CenterCrop(size)])
     ids = np.arange(4)
-    expected = torch.stack([transform(read_rgb(index.train, int(i))).permute(1, 2, 0) for i in ids])
+    expected = torch.stack([transform(read_rgb(index.train.store, int(i))).permute(1, 2, 0) for i in ids])
     source = ImageSource(index.train, size, "none", 0, eval_crop_ratio=0.875)
     assert torch.equal(source.fetch(ids, None), expected)
     assert torch.equal(source.fetch(ids, 3), expected)

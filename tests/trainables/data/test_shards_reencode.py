@@ -11,7 +11,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional
 
-from trainables.data.images import read_rgb
+from trainables.data.decode import read_rgb
 from trainables.data.index import list_images, open_index
 from trainables.data.shards.format import Reencode
 from trainables.data.shards.plan import Settings, plan_shards
@@ -33,9 +33,11 @@ def test_short_sides_shrink_and_never_grow(tiny_images: TinyImages, tmp_path: Pa
     make_shards(small, tmp_path / "shards", reencode=Reencode(short=32, quality=90))
     before, after = list_images(str(small)), open_index(str(tmp_path / "shards"))
     assert after.fingerprint() == before.fingerprint()
-    assert [tuple(read_rgb(after.train, place).shape) for place in range(5)] == [(3, 24, 40)] * 2 + [(3, 32, 40)] * 3
+    assert [tuple(read_rgb(after.train.store, place).shape) for place in range(5)] == [(3, 24, 40)] * 2 + [
+        (3, 32, 40)
+    ] * 3
     for place in range(5):
-        expected = read_rgb(before.train, place)
+        expected = read_rgb(before.train.store, place)
         if place >= 2:
             expected = functional.resize(expected, [32], antialias=True)
         jpeg = torch.ops.image.encode_jpeg(expected, 90)
@@ -48,7 +50,9 @@ def test_moments_are_of_the_new_pixels(tiny_images: TinyImages, tmp_path: Path, 
     folder = tiny_images(size=(80, 64))
     make_shards(folder, tmp_path / "shards", reencode=Reencode(short=16, quality=80))
     found = open_index(str(tmp_path / "shards"))
-    pixels = torch.cat([read_rgb(found.train, place).reshape(3, -1) for place in range(len(found.train))], dim=1) / 255
+    pixels = (
+        torch.cat([read_rgb(found.train.store, place).reshape(3, -1) for place in range(len(found.train))], dim=1) / 255
+    )
     assert found.channel_mean == pytest.approx(pixels.double().mean(1).tolist(), abs=1e-6)
     assert found.channel_std == pytest.approx(pixels.double().std(1, correction=0).tolist(), abs=1e-6)
     make_shards(tmp_path / "shards", tmp_path / "again")

@@ -11,9 +11,9 @@ from trainables.data.doctor.blank import shows_something
 from trainables.data.doctor.facts import ImageFacts, read_facts
 from trainables.data.doctor.finding import File, SplitName
 from trainables.data.doctor.similar import similar_groups
-from trainables.data.doctor.spacing import evenly_spaced
 from trainables.data.index import Listing, Split
 from trainables.data.prefetch import Prefetcher
+from trainables.data.spacing import evenly_spaced
 
 Group = list[tuple["SplitFacts", ImageFacts]]
 AHEAD = 4

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
-from trainables.data.shards.format import INDEX, WORK, ShardIndex, Where, new_checksum, parse_index
+from trainables.data.shards.format import INDEX, WORK, ShardIndex, Where, checksum_of, parse_index
 from trainables.data.shards.plan import PlannedShard, Settings
 from trainables.data.shards.records import unpack_record
 from trainables.data.shards.target import Target
@@ -77,9 +79,7 @@ def _of_index(target: Target, index: ShardIndex, shards: Sequence[PlannedShard])
     found = {}
     for split, files in (("train", index.train), ("val", index.val)):
         content = target.read(files.rows.name) if target.size(files.rows.name) == files.rows.bytes else b""
-        digest = new_checksum()
-        digest.update(content)
-        if digest.hexdigest() != files.rows.checksum:
+        if checksum_of(partial(io.BytesIO, content)) != files.rows.checksum:
             continue
         rows = pa.ipc.open_file(pa.py_buffer(content)).read_all()
         offset, length = rows["offset"].to_numpy(), rows["length"].to_numpy()

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from trainables.data.channels import count_channels
+from trainables.data.sampler import IntArray
 from trainables.data.shards.claim import RECORDS, check_place, finished_shards, put, write_plan
 from trainables.data.shards.format import INDEX, SPLITS, ShardFile, ShardIndex, SplitFiles, Where
 from trainables.data.shards.labels import is_text
@@ -21,7 +22,7 @@ from trainables.data.shards.reencode import ReencodedStore, size_ratio
 from trainables.data.shards.source import SourceData, SourceSplit
 from trainables.data.shards.sources import open_source
 from trainables.data.shards.target import Target, open_target, place_errors
-from trainables.data.shards.write import IntArray, Written, write_rows, write_shard
+from trainables.data.shards.write import Written, write_rows, write_shard
 
 
 @dataclass(frozen=True)

@@ -156,12 +156,15 @@ def parse_index(text: str, where: Where) -> ShardIndex:
         raise _damaged(where) from None
 
 
-def checksum_of(open_input: Callable[[], AbstractContextManager[BinaryIO]]) -> str:
-    """Checksum of a stream, read in chunks."""
+def checksum_of(
+    open_input: Callable[[], AbstractContextManager[BinaryIO]], count: Callable[[int], None] = lambda size: None
+) -> str:
+    """Checksum of a stream, read in chunks; `count` gets the bytes of each, and may raise to end the work."""
     digest = new_checksum()
     with open_input() as stream:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
+            count(len(chunk))
     return str(digest.hexdigest())
 
 

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
+from trainables.data.sampler import IntArray
 from trainables.data.shards.format import Where
-
-IntArray = NDArray[np.int64]
 
 
 def resolve_labels(

@@ -7,12 +7,10 @@ import json
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from trainables.data.sampler import IntArray
 from trainables.data.shards.format import VERSION, Reencode
 from trainables.rng import generator
-
-IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from trainables.data.sampler import IntArray
 from trainables.data.shards.format import Where
 from trainables.data.shards.labels import resolve_labels
 from trainables.data.shards.source import SourceData, SourceSplit
 from trainables.data.store import Encoded, unreadable
-
-IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

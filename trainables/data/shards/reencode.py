@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional
 
-from trainables.data.decode import decode_rgb, undecodable
+from trainables.data.decode import read_rgb, undecodable
 from trainables.data.shards.format import Reencode
+from trainables.data.spacing import evenly_spaced
 from trainables.data.store import Encoded, Store
 
 SAMPLED = 64
@@ -38,7 +39,7 @@ class ReencodedStore:
 
     def read(self, place: int) -> Encoded:
         """Decode, resize, encode. Raises DataError where the original doesn't decode, or is too long."""
-        pixels = decode_rgb(self.store.read(place), self.locate(place))
+        pixels = read_rgb(self.store, place)
         if min(pixels.shape[1:]) > self.reencode.short:
             pixels = functional.resize(pixels, [self.reencode.short], antialias=True)
         try:
@@ -52,6 +53,6 @@ class ReencodedStore:
 
 def size_ratio(store: ReencodedStore, lengths: np.ndarray) -> float:
     """Bytes of re-encoded images over those of the originals, from SAMPLED evenly spaced ones; lengths: int64 [n]."""
-    places = sorted({i * len(lengths) // SAMPLED for i in range(SAMPLED)})
+    places = evenly_spaced(len(lengths), SAMPLED)
     before = sum(int(lengths[place]) for place in places)
     return sum(len(store.read(place)) for place in places) / max(before, 1)

@@ -26,10 +26,7 @@ def open_source(where: Where) -> Source:
     if where.value == "digits":
         return open_folder(where)
     with place_errors(where, writing=False):
-        try:
-            filesystem, path = open_filesystem(where.value)
-        except RuntimeError as error:
-            raise FileNotFoundError(str(error)) from None
+        filesystem, path = open_filesystem(where.value)
         root = path.rstrip("/")
         kind = filesystem.get_file_info(root).type
         if kind != fs.FileType.Directory:

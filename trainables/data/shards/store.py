@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from trainables.data.index import ImageIndex, Split
+from trainables.data.sampler import IntArray
 from trainables.data.shards.format import (
     AGAIN,
     INDEX,
@@ -27,7 +28,6 @@ from trainables.data.shards.format import (
 )
 from trainables.data.store import Encoded, unreadable
 
-IntArray = NDArray[np.int64]
 FETCH = "copy it again, or repair the folder with the epoch14 shard command that made it"
 """The remedy for a file that is missing or not as it was written."""
 

@@ -58,10 +58,7 @@ def open_target(where: Where, *, writing: bool) -> Target:
 
     """
     with place_errors(where, writing=writing):
-        try:
-            filesystem, path = open_filesystem(where.value)
-        except RuntimeError as error:
-            raise FileNotFoundError(str(error)) from None
+        filesystem, path = open_filesystem(where.value)
         return (
             FolderTarget(Path(path)) if isinstance(filesystem, fs.LocalFileSystem) else ObjectTarget(filesystem, path)
         )

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from trainables.data.shards.format import INDEX, ShardFile, ShardIndex, Where, new_checksum, parse_index
+from trainables.data.shards.format import INDEX, ShardFile, ShardIndex, Where, checksum_of, parse_index
 from trainables.data.shards.meter import Meter, Progress, run_jobs
 from trainables.data.shards.target import Target, open_target, place_errors
-
-_CHUNK = 1 << 22
 
 
 def verify(target: str, *, threads: int, listener: Callable[[Progress], None]) -> ShardIndex:
@@ -50,10 +48,6 @@ def _problem(place: Target, file: ShardFile, meter: Meter) -> str | None:
         return f"{file.name} is missing"
     if size != file.bytes:
         return f"{file.name} has {size} of {file.bytes} bytes"
-    digest = new_checksum()
-    with place.open_input(file.name) as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-            meter.add(0, len(chunk))
+    found = checksum_of(lambda: place.open_input(file.name), lambda read: meter.add(0, read))
     meter.add(file.rows if not file.name.startswith("rows-") else 0, 0)
-    return None if digest.hexdigest() == file.checksum else f"the checksum of {file.name} is wrong"
+    return None if found == file.checksum else f"the checksum of {file.name} is wrong"

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from trainables.data.sampler import IntArray
 from trainables.data.shards.format import ROWS_SCHEMA, SHARD_SCHEMA, ShardFile, new_checksum
 from trainables.data.store import Encoded, Store
 
@@ -18,8 +18,6 @@ BATCH_ROWS = 128
 """Rows of a record batch: so few that a reader of shuffled batches mixes well, so many that a read pays."""
 BATCH_BYTES = 32_000_000
 """A batch that has reached this many bytes of images is closed: what bounds the memory where images are large."""
-
-IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
