@@ -164,18 +164,30 @@ def s3_server() -> Iterator[str]:
 
 
 @pytest.fixture
-def s3_client(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+def use_endpoint(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Let S3 clients go to an address, with some credentials."""
+
+    def use(endpoint: str) -> None:
+        settings = {
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_ACCESS_KEY_ID": "someone",
+            "AWS_SECRET_ACCESS_KEY": "something",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+        for key, value in settings.items():
+            monkeypatch.setenv(key, value)
+
+    return use
+
+
+@pytest.fixture
+def s3_client(
+    s3_server: str, use_endpoint: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Any:
     """A client of that server, with the bucket `data`; pyarrow finds it too."""
-    settings = {
-        "AWS_ENDPOINT_URL": s3_server,
-        "AWS_ACCESS_KEY_ID": "someone",
-        "AWS_SECRET_ACCESS_KEY": "something",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "EPOCH14_CACHE": str(tmp_path / "cache"),
-    }
-    for key, value in settings.items():
-        monkeypatch.setenv(key, value)
+    use_endpoint(s3_server)
+    monkeypatch.setenv("EPOCH14_CACHE", str(tmp_path / "cache"))
     import boto3
 
     client = boto3.client("s3")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 STATE, MANIFEST = "state.safetensors", "manifest.json"
 ROOT = Path(__file__).resolve().parents[2]
+UseEndpoint = Callable[[str], None]
 
 
 def refusal(uri: str) -> str:
@@ -195,33 +196,10 @@ class Bucket:
         self.client.put_object(Bucket=self.name, Key=f"runs/one/{key}", Body=content)
 
 
-def use_endpoint(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
-    """Let S3 clients go there, with some credentials."""
-    settings = {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "someone",
-        "AWS_SECRET_ACCESS_KEY": "something",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    for key, value in settings.items():
-        monkeypatch.setenv(key, value)
-
-
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[str]:
-    """URL of a local S3 server."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
-def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Bucket:
+def bucket(s3_server: str, use_endpoint: UseEndpoint, request: pytest.FixtureRequest) -> Bucket:
     """A fresh bucket of the test's own."""
-    use_endpoint(monkeypatch, s3_server)
+    use_endpoint(s3_server)
     client = boto3.client("s3")
     name = request.node.name.replace("_", "-")[:60].rstrip("-")
     client.create_bucket(Bucket=name)
@@ -301,20 +279,20 @@ def test_a_run_goes_on_from_s3(bucket: Bucket, tiny: Tiny, digits_cache: Path, m
     assert bucket.keys() == files_of(2)
 
 
-def test_a_missing_bucket_is_one_line(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_bucket_is_one_line(s3_server: str, use_endpoint: UseEndpoint) -> None:
     """It is not made on the way: its name may be a slip of the pen."""
-    use_endpoint(monkeypatch, s3_server)
+    use_endpoint(s3_server)
     message = refusal("s3://no-such-bucket/runs")
     assert is_one_line(message, "s3://no-such-bucket/runs")
     assert message.endswith("remedy: make the bucket, or correct its name")
 
 
-def test_a_server_that_goes_away_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_goes_away_ends_no_run(use_endpoint: UseEndpoint) -> None:
     """A save fails with a line; reading raises, as a run must not start anew."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    use_endpoint(monkeypatch, f"http://{host}:{port}")
+    use_endpoint(f"http://{host}:{port}")
     boto3.client("s3").create_bucket(Bucket="short-lived")
     with CheckpointStore("s3://short-lived/run", keep=2) as store:
         server.stop()
@@ -328,7 +306,7 @@ def test_a_server_that_goes_away_ends_no_run(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("answers", [False, True])
-def test_a_dead_endpoint_is_one_line_after_few_attempts(monkeypatch: pytest.MonkeyPatch, *, answers: bool) -> None:
+def test_a_dead_endpoint_is_one_line_after_few_attempts(use_endpoint: UseEndpoint, *, answers: bool) -> None:
     """A server that hangs up, or that hears and says nothing, holds a run for seconds, not minutes."""
     attempts: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -344,7 +322,7 @@ def test_a_dead_endpoint_is_one_line_after_few_attempts(monkeypatch: pytest.Monk
 
         thread = threading.Thread(target=accept)
         thread.start()
-        use_endpoint(monkeypatch, f"http://127.0.0.1:{server.getsockname()[1]}")
+        use_endpoint(f"http://127.0.0.1:{server.getsockname()[1]}")
         message = refusal("s3://bucket/runs")
         server.shutdown(socket.SHUT_RDWR)
         thread.join()

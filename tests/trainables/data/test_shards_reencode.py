@@ -33,9 +33,8 @@ def test_short_sides_shrink_and_never_grow(tiny_images: TinyImages, tmp_path: Pa
     make_shards(small, tmp_path / "shards", reencode=Reencode(short=32, quality=90))
     before, after = list_images(str(small)), open_index(str(tmp_path / "shards"))
     assert after.fingerprint() == before.fingerprint()
-    assert [tuple(read_rgb(after.train.store, place).shape) for place in range(5)] == [(3, 24, 40)] * 2 + [
-        (3, 32, 40)
-    ] * 3
+    shapes = [tuple(read_rgb(after.train.store, place).shape) for place in range(5)]
+    assert shapes == [(3, 24, 40)] * 2 + [(3, 32, 40)] * 3
     for place in range(5):
         expected = read_rgb(before.train.store, place)
         if place >= 2:
