@@ -33,9 +33,10 @@ def look_at_data(config: SweepConfig) -> Counter[str]:
     reader to judge: a sweep may be about that very fault.
     """
     configs = {_relevant(trial_config(config.trial, point).data) for point in probe_points(config.axes)}
+    listings = {path: list_images(path) for path in sorted({data.path for data in configs})}
     lines: dict[str, str] = {}
     for data in sorted(configs, key=str):
-        for finding in _findings(data):
+        for finding in _findings(listings[data.path], data):
             if finding.check == "undecodable" and finding.count > data.max_quarantined:
                 raise _undecodable(data.path, finding)
             line = f"{finding.severity}: {data.path}: {finding.summary}; remedy: {finding.remedy}"
@@ -60,9 +61,8 @@ def _undecodable(path: str, finding: Finding) -> DataError:
     return DataError(complaint("data.path", path, allowed, f"replace or remove what `epoch14 doctor {path}` names"))
 
 
-def _findings(data: DataConfig) -> list[Finding]:
+def _findings(listing: Listing, data: DataConfig) -> list[Finding]:
     """Findings above info, from the cache or from the images."""
-    listing = list_images(data.path)
     key = _key(listing, data)
     kept = default_cache_dir() / "doctor" / f"{key}.json"
     found = _read(kept) if key else None
