@@ -53,6 +53,10 @@ class ModelConfig(Section):
     (timm's nf_resnet50; wants optim.agc)."""
     ghost_batch_size: Annotated[int, Field(ge=2)] = 16
     """Samples that share statistics under ghost_bn."""
+    bn_momentum: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Share of the batch's statistics in the running ones, of every kind of batch norm."""
+    bn_eps: Positive = 1e-5
+    """Added to the variance by every kind of batch norm."""
     zero_init_last_gamma: bool = True
     """Each residual branch starts at zero (Goyal et al. 2017, section 5.1)."""
 
@@ -166,10 +170,19 @@ class PrecisionConfig(Section):
     amp: AmpName = "fp32"
     """fp32; tf32 (a GPU's matrix units round inputs to 10 bits); bf16 or fp16 autocast with float32 weights, fp16 with
     a loss scaler."""
+    loss_scale: Positive | None = None
+    """A fixed loss scale, under fp16; None: a scale that adapts, as torch.amp.GradScaler's."""
     channels_last: bool = True
     """Memory layout of images and filters."""
     compile: bool = False
     """torch.compile the network: faster on a GPU, other last bits."""
+
+    @model_validator(mode="after")
+    def _scale_has_fp16(self) -> Self:
+        if self.loss_scale is not None and self.amp != "fp16":
+            allowed, remedy = f"null under precision.amp {self.amp}", "set precision.amp=fp16, or leave it out"
+            raise ValueError(complaint("precision.loss_scale", self.loss_scale, allowed, remedy))
+        return self
 
 
 class CheckpointConfig(Section):

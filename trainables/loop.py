@@ -21,9 +21,9 @@ from trainables.data.loader_times import LoaderTimes
 from trainables.data.mixing import mix_images
 from trainables.data.prefetch import Prefetcher
 from trainables.ingredients import Batch, Ingredients, Normalize, Stream, load_batch
-from trainables.norms import whole_batch_statistics
+from trainables.norms import norm_settings, whole_batch_statistics
 from trainables.optim import clip_unitwise, set_hyperparameters, step_unless
-from trainables.precision import LEAST_SCALE, autocast, matrix_precision
+from trainables.precision import LEAST_SCALE, autocast, matrix_precision, unscale
 from trainables.signals import (
     LOSSES,
     NOTICE,
@@ -44,9 +44,13 @@ def train_step(state: TrainState, ingredients: Ingredients, batch: Batch, *, not
 
     `notice`: this rank was told to stop, which all ranks learn from the step's signals.
     """
-    set_hyperparameters(state.optimizer, ingredients.learning_rate, ingredients.momentum, ingredients.step)
+    for edit in ingredients.edits:
+        edit(state)
+    set_hyperparameters(state.optimizer, ingredients.optim, ingredients.step)
     buffers_before = state.copy_buffers()
     sums = backward(state, ingredients, batch)
+    for edit in ingredients.gradient_edits:
+        edit(state)
     sums[NOTICE] += notice
     totals = state.ranks.sum(sums)
     grad_norm, bad = clip_gradients(state, ingredients), ~torch.isfinite(totals[LOSSES])
@@ -55,7 +59,7 @@ def train_step(state: TrainState, ingredients: Ingredients, batch: Batch, *, not
     step_unless(state.optimizer, bad)
     state.undo_buffers(buffers_before, bad)
     state.update_averages(bad, ingredients.step)
-    overflowed = settle_loss_scale(state, bad, totals[LOSSES])
+    overflowed = settle_loss_scale(state, ingredients, bad, totals[LOSSES])
     state.step = ingredients.step + 1
     ratio = update_ratio(state, weights_before)
     after = torch.stack([value.double() for value in (grad_norm, bad, overflowed, ratio)])
@@ -65,7 +69,7 @@ def train_step(state: TrainState, ingredients: Ingredients, batch: Batch, *, not
 def backward(state: TrainState, ingredients: Ingredients, batch: Batch) -> Tensor:
     """Gradients of the global batch's mean loss, in micro-batches; this rank's part of the signals, `batch_sums`."""
     state.optimizer.zero_grad(set_to_none=True)
-    total = len(ingredients.sample_ids)
+    total, scale = len(ingredients.sample_ids), loss_scale_of(state, ingredients)
     parts = micro_batches(batch, state.ranks.largest_share(total), state.micro_batch_size, mixed=ingredients.mix)
     sums = None
     for i, part in enumerate(parts):
@@ -77,7 +81,7 @@ def backward(state: TrainState, ingredients: Ingredients, batch: Batch) -> Tenso
             losses = ingredients.loss(logits, labels, ingredients.mix)
             # DDP divides by the world size; shares and micro-batches may differ in length.
             loss = losses.mean() * (len(labels) * state.ranks.world_size / total)
-            (loss if state.loss_scale is None else loss * state.loss_scale.scale).backward()
+            (loss if scale is None else loss * scale).backward()
         mine = batch_sums(losses, logits, labels, images)
         sums = mine if sums is None else sums + mine
     assert sums is not None
@@ -110,7 +114,8 @@ def run_steps(
     unread: list[StepRecord] = []
     with Prefetcher(fetch, loader_threads, stop_step=stop, times=times) as prefetcher:
         for step in range(start, stop):
-            unread.append(train_step(state, *prefetcher.get(step), notice=notice()))
+            ingredients, batch = prefetcher.get(step)
+            unread.append(ingredients.code(state, ingredients, batch, notice=notice()))
             if len(unread) == reading.every or step + 1 == stop or reading.now(step + 1):
                 signals = read_signals(unread)
                 unread.clear()
@@ -179,7 +184,7 @@ def forward(
     state: TrainState, network: nn.Module, ingredients: Ingredients, images: Tensor, companions: Tensor | None
 ) -> Tensor:
     """Logits [n, classes] of `images`; companions share the normalisation statistics and nothing else."""
-    with autocast(ingredients.amp, state.device):
+    with autocast(ingredients.amp, state.device), norm_settings(state.model, ingredients.norm):
         if companions is None:
             logits: Tensor = network(images)
             return logits
@@ -192,8 +197,9 @@ def forward(
 def clip_gradients(state: TrainState, ingredients: Ingredients) -> Tensor:
     """Clip each unit, then the whole; the global L2 norm of the gradients before both, 0-dim on the device."""
     gradients = [p.grad for p in state.parameters if p.grad is not None]
-    if state.loss_scale is not None:
-        state.loss_scale.unscale(gradients)
+    scale = loss_scale_of(state, ingredients)
+    if scale is not None:
+        unscale(gradients, scale)
     norm = left = torch.nn.utils.get_total_norm(gradients)
     if ingredients.agc is not None:
         clip_unitwise(state.model, ingredients.agc)
@@ -204,9 +210,16 @@ def clip_gradients(state: TrainState, ingredients: Ingredients) -> Tensor:
     return norm
 
 
-def settle_loss_scale(state: TrainState, bad: Tensor, loss: Tensor) -> Tensor:
-    """1 where only the loss scale was too large, else 0; the scale moves."""
-    if state.loss_scale is None:
+def loss_scale_of(state: TrainState, ingredients: Ingredients) -> Tensor | None:
+    """The factor on the step's loss, [1]: the step's own, else the state's; None: none."""
+    if ingredients.loss_scale is not None:
+        return torch.full((1,), ingredients.loss_scale, device=state.device)
+    return None if state.loss_scale is None else state.loss_scale.scale
+
+
+def settle_loss_scale(state: TrainState, ingredients: Ingredients, bad: Tensor, loss: Tensor) -> Tensor:
+    """1 where only the loss scale was too large, else 0; the scale moves, unless the step brought its own."""
+    if state.loss_scale is None or ingredients.loss_scale is not None:
         return torch.zeros_like(bad)
     may_overflow = (state.loss_scale.scale > LEAST_SCALE).squeeze() & torch.isfinite(loss)
     state.loss_scale.update(bad)

@@ -1,4 +1,4 @@
-"""What each sample of a step costs."""
+"""What each sample of a step costs, and whether it is right."""
 
 from __future__ import annotations
 
@@ -43,3 +43,9 @@ def binary_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Te
     targets = torch.full_like(logits, smoothing / classes)
     targets.scatter_(1, labels[:, None], 1.0 - smoothing + smoothing / classes)
     return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=1)
+
+
+def count_right(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many samples are right at first, and among the first five: float64 [2]."""
+    best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+    return torch.stack([best[:, 0].sum(), best.sum()]).double()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from trainables.config import SMALL_IMAGE, ModelConfig
-from trainables.norms import ACTIVATED, build_norm_layer
+from trainables.norms import ACTIVATED, batch_norms, build_norm_layer
 
 
 def build_model(config: ModelConfig, *, num_classes: int, image_size: int, seed: int) -> nn.Module:
@@ -20,7 +20,10 @@ def build_model(config: ModelConfig, *, num_classes: int, image_size: int, seed:
     build = _build_norm_free if config.norm == "norm_free" else _build_resnet
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return build(config, num_classes, small_stem=image_size < SMALL_IMAGE)
+        model = build(config, num_classes, small_stem=image_size < SMALL_IMAGE)
+    for layer in batch_norms(model):
+        layer.momentum, layer.eps = config.bn_momentum, config.bn_eps
+    return model
 
 
 def _build_resnet(config: ModelConfig, num_classes: int, *, small_stem: bool) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from timm.layers.evo_norm import EvoNorm2dS0
 from timm.layers.filter_response_norm import FilterResponseNormTlu2d
@@ -19,6 +20,18 @@ GROUPS = 32
 """Groups of group norm (Wu and He 2018, section 3)."""
 ACTIVATED: tuple[NormName, ...] = ("evonorm_s0", "frn_tlu")
 """Norms with an activation of their own, in the ReLU's place."""
+
+
+@dataclass(frozen=True)
+class NormSettings:
+    """How the batch norms of a model, of any kind, take their statistics."""
+
+    momentum: float = 0.1
+    """Share of the batch's statistics in the running ones, as torch has it."""
+    eps: float = 1e-5
+    """Added to the variance."""
+    frozen: bool = False
+    """True: running statistics are used in training too, and stay as they are."""
 
 
 def build_norm_layer(name: NormName, ghost_batch_size: int) -> NormLayer:
@@ -46,9 +59,14 @@ def build_norm_layer(name: NormName, ghost_batch_size: int) -> NormLayer:
     return layer
 
 
+def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
+    """Every batch norm of a model, of whatever kind."""
+    return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
 def uses_batch_statistics(model: nn.Module) -> bool:
     """Whether a sample's output depends on the others in its batch while training."""
-    return any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    return bool(batch_norms(model))
 
 
 @contextmanager
@@ -63,3 +81,20 @@ def whole_batch_statistics(model: nn.Module) -> Iterator[None]:
     finally:
         for module, size in zip(ghosts, sizes, strict=True):
             module.ghost_batch_size = size
+
+
+@contextmanager
+def norm_settings(model: nn.Module, settings: NormSettings | None) -> Iterator[None]:
+    """Let every batch norm have `settings` for the time being; None leaves them as they are."""
+    layers = batch_norms(model) if settings is not None else []
+    before = [(layer.momentum, layer.eps, layer.training) for layer in layers]
+    try:
+        for layer in layers:
+            assert settings is not None
+            layer.momentum, layer.eps = settings.momentum, settings.eps
+            layer.train(layer.training and not settings.frozen)
+        yield
+    finally:
+        for layer, (momentum, eps, training) in zip(layers, before, strict=True):
+            layer.momentum, layer.eps = momentum, eps
+            layer.train(training)

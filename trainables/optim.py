@@ -6,6 +6,7 @@ All state exists from the start, so that a snapshot always has the same tensors;
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,23 @@ from timm.utils.agc import adaptive_clip_grad
 from torch import Tensor, nn
 
 from trainables.config import OptimConfig
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """What the optimizer of one step uses; of `momentum`, `betas` and `eps` it takes those that its kind has."""
+
+    learning_rate: float
+    momentum: float
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    """Of the parameters that are decayed at all."""
+
+    @classmethod
+    def of(cls, config: OptimConfig, learning_rate: float) -> Hyperparameters:
+        """Those of `config` at a learning rate."""
+        return cls(learning_rate, config.momentum, config.betas, config.eps, config.weight_decay)
 
 
 def peak_learning_rate(config: OptimConfig, global_batch_size: int) -> float:
@@ -62,8 +80,8 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
             decays = name == "weight" or config.decay_norms
         (decayed if decays else plain).append(parameter)
     groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": config.weight_decay, "decayed": True},
+        {"params": plain, "weight_decay": 0.0, "decayed": False},
     ]
     if config.kind in ("lars", "lamb"):
         # timm's leave the trust ratio out where the decay is 0, which is meant for the second group alone.
@@ -97,14 +115,15 @@ def named_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str,
     }
 
 
-def set_hyperparameters(
-    optimizer: torch.optim.Optimizer, learning_rate: float, momentum: float, applied_steps: int
-) -> None:
+def set_hyperparameters(optimizer: torch.optim.Optimizer, values: Hyperparameters, applied_steps: int) -> None:
     """What the next step uses; `applied_steps` is where an optimizer that counts for itself (lamb) stands."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = values.learning_rate
+        group["weight_decay"] = values.weight_decay if group["decayed"] else 0.0
         if "momentum" in group:
-            group["momentum"] = momentum
+            group["momentum"] = values.momentum
+        else:
+            group["betas"], group["eps"] = values.betas, values.eps
         if isinstance(optimizer, Lamb):
             group["step"] = torch.tensor(float(applied_steps))
 

@@ -36,6 +36,11 @@ def matrix_precision(amp: str, device: torch.device) -> Iterator[None]:
         matmul.fp32_precision, conv.fp32_precision = before
 
 
+def unscale(gradients: list[Tensor], scale: Tensor) -> None:
+    """Divide the gradients by a loss scale, [1], in place."""
+    torch._foreach_mul_(gradients, scale.reciprocal().squeeze())
+
+
 class LossScale:
     """A factor that keeps fp16 gradients from vanishing; halved at an overflow, doubled after 2,000 good steps.
 
@@ -49,10 +54,6 @@ class LossScale:
     def tensors(self) -> dict[str, Tensor]:
         """Its state by name, live."""
         return {"scale": self.scale, "good_steps": self.good_steps}
-
-    def unscale(self, gradients: list[Tensor]) -> None:
-        """Divide the gradients by the scale, in place."""
-        torch._foreach_mul_(gradients, self.scale.reciprocal().squeeze())
 
     def update(self, bad: Tensor) -> None:
         """Back off where `bad` (float32 0-dim) is 1; grow after enough good steps."""

@@ -19,9 +19,10 @@ from trainables.data.normalize import Normalization, build_normalization
 from trainables.data.quarantine import Quarantine
 from trainables.data.sampler import EpochSampler
 from trainables.errors import DataError, complaint
-from trainables.ingredients import Ingredients
-from trainables.losses import Loss, build_loss
-from trainables.optim import peak_learning_rate
+from trainables.ingredients import EvaluationIngredients, Ingredients
+from trainables.loop import train_step
+from trainables.losses import Loss, build_loss, count_right
+from trainables.optim import Hyperparameters, peak_learning_rate
 from trainables.schedules import RateAt, build_schedule
 
 SOUND_NORMALIZATIONS = ("per_channel", "imagenet")
@@ -103,8 +104,7 @@ class Recipe:
         data = self.config.data
         return Ingredients(
             step=step,
-            learning_rate=self.rate_at(step),
-            momentum=self.config.optim.momentum,
+            optim=Hyperparameters.of(self.config.optim, self.rate_at(step)),
             clip_grad_norm=self.config.optim.clip_grad_norm,
             agc=self.config.optim.agc,
             sample_ids=self.sampler.sample_ids(step),
@@ -113,8 +113,23 @@ class Recipe:
             normalize=self.declared_normalization,
             label=self.true_labels,
             companions=None,
+            norm=None,
             loss=self.loss,
             mix=draw_mix(self.config.seed, step, data.mixup_alpha, data.cutmix_alpha, self.side(step)),
+            amp=self.config.precision.amp,
+            loss_scale=self.config.precision.loss_scale,
+            code=train_step,
+        )
+
+    def evaluation(self, step: int) -> EvaluationIngredients:
+        """What an evaluation on val/ after `step` steps is made of."""
+        return EvaluationIngredients(
+            step=step,
+            sample_ids=np.arange(len(self.index.val)),
+            decode=self.val.fetch_sound,
+            normalize=self.declared_normalization,
+            label=self.index.val.labels.__getitem__,
+            metric=count_right,
             amp=self.config.precision.amp,
         )
 

@@ -19,6 +19,8 @@ SUMS = 5
 """Samples, losses, squared losses, right ones, notices to stop; the sums over pixels follow."""
 LOSSES, NOTICE = 1, 4
 """Places in the sums."""
+BAD = 1
+"""Place in what is known after the step."""
 
 
 @dataclass(frozen=True)

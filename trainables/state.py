@@ -82,17 +82,23 @@ class TrainState:
             named |= {f"loss_scale/{name}": t for name, t in self.loss_scale.tensors().items()}
         return named
 
-    def snapshot(self) -> Snapshot:
-        """Copy the state to host memory."""
-        return Snapshot(self.step, {name: t.detach().to("cpu", copy=True) for name, t in self.tensors().items()})
+    def snapshot(self, *, gradients: bool = False) -> Snapshot:
+        """Copy the state to host memory; with the last step's `gradients`, where the code of a step looks at them."""
+        named = self.tensors()
+        if gradients:
+            named |= {f"gradient/{n}": p.grad for n, p in self.model.named_parameters() if p.grad is not None}
+        return Snapshot(self.step, {name: t.detach().to("cpu", copy=True) for name, t in named.items()})
 
     @torch.no_grad()
     def restore(self, snapshot: Snapshot) -> None:
-        """Copy a snapshot back into the existing storage; gradients are cleared."""
+        """Copy a snapshot back into the existing storage; gradients that it doesn't have are cleared."""
         for name, tensor in self.tensors().items():
             tensor.copy_(snapshot.tensors[name])
         self.step = snapshot.step
         self.optimizer.zero_grad(set_to_none=True)
+        for name, parameter in self.model.named_parameters():
+            if (gradient := snapshot.tensors.get(f"gradient/{name}")) is not None:
+                parameter.grad = gradient.to(parameter.device, copy=True).view_as(parameter)
 
     @contextmanager
     def held_buffers(self) -> Iterator[list[Tensor]]:

@@ -28,8 +28,8 @@ from trainables.diagnosis.verdict import Diagnosis
 from trainables.errors import ConfigError, complaint
 from trainables.evaluation import evaluate
 from trainables.faults import build_faults
-from trainables.ingredients import Stream, with_swaps
-from trainables.loop import Reading, run_steps, warm_up
+from trainables.ingredients import Stream, with_evaluation_swaps, with_swaps
+from trainables.loop import Reading, run_steps, train_step, warm_up
 from trainables.model import build_model
 from trainables.optim import build_optimizer
 from trainables.ranks import Ranks
@@ -110,7 +110,10 @@ class Trial:
         index = open_index(config.data.path)
         device = choose_device(config.device)
         self.recipe, self.loader = with_loader(Recipe.build(config, index), device)
-        self.stream: Stream = with_swaps(self.recipe.ingredients, build_faults(config.faults, self.recipe))
+        faults = build_faults(config.faults, self.recipe)
+        self.stream: Stream = with_swaps(self.recipe.ingredients, faults)
+        self.replayed: Stream = with_swaps(self.recipe.ingredients, [swap for swap in faults if not swap.live])
+        self.evaluations = with_evaluation_swaps(self.recipe.evaluation, faults)
         self.state = build_state(config, len(index.classes), self.ranks)
         # Chance level is that of cross-entropy.
         classes = len(index.classes) if config.optim.loss == "ce" else None
@@ -178,17 +181,12 @@ class Trial:
         """What is due after `done` steps, with the state just there."""
         config = self.config
         if config.diagnosis.enabled:
-            self.snapshots.offer(self.state)
+            # Only code other than the reference step's looks at gradients that are left.
+            self.snapshots.offer(self.state, gradients=self.stream(done).code is not train_step)
         evaluated = done % config.eval_every == 0 or done == config.max_steps
         if evaluated:
             with self.reporter.speed.paused():
-                scores = evaluate(
-                    self.state,
-                    self.recipe.val,
-                    self.recipe.declared_normalization,
-                    config.precision.amp,
-                    loader_threads=config.data.loader_threads,
-                )
+                scores = evaluate(self.state, self.evaluations(done), loader_threads=config.data.loader_threads)
             self.reporter.add_evaluation(scores)
         keep = self._is_kept(done)
         if keep or (done < config.max_steps and done % config.report_every == 0):
@@ -245,7 +243,7 @@ class Trial:
             self.reporter.send("diagnosing", symptom=symptom, replay=label)
 
         return diagnose(
-            self.config, self.recipe, self.state, self.stream, symptom, self.snapshots, self.losses, progress
+            self.config, self.recipe, self.state, self.replayed, symptom, self.snapshots, self.losses, progress
         )
 
 

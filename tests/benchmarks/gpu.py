@@ -32,6 +32,7 @@ from trainables.data.normalize import IMAGENET_MEAN, IMAGENET_STD, build_normali
 from trainables.ingredients import Batch, Ingredients  # noqa: E402
 from trainables.loop import train_step  # noqa: E402
 from trainables.losses import build_loss  # noqa: E402
+from trainables.optim import Hyperparameters  # noqa: E402
 from trainables.ranks import Ranks  # noqa: E402
 from trainables.signals import StepRecord, read_signals  # noqa: E402
 from trainables.trial import build_state  # noqa: E402
@@ -84,8 +85,7 @@ def our_step(size: Size, norm: NormName, *, compiled: bool) -> Step:
     ids = torch.arange(size.batch).numpy()
     ingredients = Ingredients(
         step=0,
-        learning_rate=0.01,
-        momentum=0.9,
+        optim=Hyperparameters.of(config.optim, 0.01),
         clip_grad_norm=None,
         agc=config.optim.agc,
         sample_ids=ids,
@@ -97,6 +97,9 @@ def our_step(size: Size, norm: NormName, *, compiled: bool) -> Step:
         loss=build_loss("ce", 0.0),
         mix=None,
         amp="bf16",
+        norm=None,
+        loss_scale=None,
+        code=train_step,
     )
     unread: list[StepRecord] = []
 

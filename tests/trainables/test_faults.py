@@ -14,7 +14,14 @@ import torch
 from trainables.config import FaultConfig
 from trainables.errors import ConfigError
 from trainables.faults import BUILT_IN, build_faults
-from trainables.ingredients import Batch, Ingredients, load_batch, with_swaps
+from trainables.ingredients import (
+    Batch,
+    EvaluationIngredients,
+    Ingredients,
+    load_batch,
+    with_evaluation_swaps,
+    with_swaps,
+)
 from trainables.ranks import Ranks
 from trainables.recipe import Recipe
 
@@ -22,19 +29,56 @@ if TYPE_CHECKING:
     from tests.trainables.conftest import Build, Tiny
 
 PARAMS: dict[str, dict[str, Any]] = {
-    "preprocessing": {"normalization": "bgr"},
+    "accumulation_unscaled": {"parts": 4},
+    "batch_norm_eps": {"eps": 1.0},
+    "batch_norm_momentum": {"momentum": 1.0},
+    "bit_flip": {"parameter": "fc.weight"},
+    "evaluation_preprocessing": {"normalization": "bgr"},
+    "half_precision": {"loss_scale": 1024.0},
     "learning_rate_factor": {"factor": 20.0},
+    "learning_rate_of_another_step": {"offset": 5},
+    "moment_decay": {"beta2": 0.5},
+    "noisy_labels": {"share": 0.4},
+    "preprocessing": {"normalization": "bgr"},
+    "weight_decay": {"value": 0.5},
+    "wrong_t_max": {"t_max": 6},
 }
-TOUCHES = {
-    "black_images": "decode",
-    "learning_rate_factor": "learning_rate",
-    "non_finite_input": "normalize",
-    "offset_labels": "label",
-    "preprocessing": "normalize",
-    "shuffled_labels": "label",
-    "sorted_by_brightness": "sample_ids",
-    "sorted_by_class": "sample_ids",
+TOUCHES: dict[str, set[str]] = {
+    "accumulation_unscaled": {"gradient_edits"},
+    "batch_norm_eps": {"norm"},
+    "batch_norm_momentum": {"norm"},
+    "bit_flip": {"edits"},
+    "black_images": {"decode"},
+    "corrupt_running_statistics": {"edits"},
+    "double_step": {"code"},
+    "evaluation_preprocessing": set(),
+    "frozen_batch_norm": {"norm"},
+    "half_precision": {"amp", "loss_scale"},
+    "large_scale": {"edits"},
+    "learning_rate_factor": {"optim"},
+    "learning_rate_of_another_step": {"optim"},
+    "low_precision_statistics": {"edits"},
+    "missing_zero_grad": {"code"},
+    "moment_decay": {"optim"},
+    "no_warmup": {"optim"},
+    "noisy_labels": {"label"},
+    "non_finite_input": {"normalize"},
+    "offset_labels": {"label"},
+    "optimizer_state_lost": {"edits"},
+    "outlier_samples": {"normalize"},
+    "poisoned_batch": {"sample_ids"},
+    "preprocessing": {"normalize"},
+    "rank_desync": {"edits"},
+    "shuffled_labels": {"label"},
+    "sorted_by_brightness": {"sample_ids"},
+    "sorted_by_class": {"sample_ids"},
+    "unstable_loss": {"loss"},
+    "weight_decay": {"optim"},
+    "wrong_metric": set(),
+    "wrong_t_max": {"optim"},
 }
+TOUCHES_EVALUATION = {"batch_norm_eps": {"norm"}, "evaluation_preprocessing": {"normalize"}, "wrong_metric": {"metric"}}
+"""All others leave evaluation alone."""
 
 
 def faulty(recipe: Recipe, name: str, step: int, *, start: int = 0, **params: Any) -> Ingredients:
@@ -48,20 +92,37 @@ def batch_of(ingredients: Ingredients) -> Batch:
     return load_batch(ingredients, Ranks())
 
 
+def differing(plain: object, actual: object) -> set[str]:
+    """Fields that are not the very value of `plain`; bound methods compare by what they are bound to."""
+    assert isinstance(plain, Ingredients | EvaluationIngredients)
+    names = [field.name for field in fields(plain)]
+    return {name for name in names if not np.array_equal(getattr(plain, name), getattr(actual, name))}
+
+
+@pytest.fixture(scope="module")
+def warmed(build: Build, tiny: Tiny) -> Recipe:
+    """A recipe whose schedule has a warm-up and a fall for faults of the rate to act on."""
+    return build(tiny(schedule={"kind": "cosine_warmup", "warmup_steps": 5})).recipe
+
+
 @pytest.mark.parametrize("name", TOUCHES)
-def test_a_fault_swaps_one_ingredient(recipe: Recipe, name: str) -> None:
+def test_a_fault_swaps_one_ingredient(warmed: Recipe, name: str) -> None:
     """Every other ingredient is the very value of the recipe, and before `start_step` all of them are."""
     assert {fault.__name__ for fault in BUILT_IN} == set(TOUCHES)
-    plain, actual = recipe.ingredients(3), faulty(recipe, name, 3)
-    changed = {
-        field.name
-        for field in fields(Ingredients)
-        if not np.array_equal(getattr(plain, field.name), getattr(actual, field.name))
-    }
-    # Bound methods and functions compare by what they are bound to.
-    assert changed == {TOUCHES[name]}
-    early = faulty(recipe, name, 3, start=4)
-    assert all(np.array_equal(getattr(plain, f.name), getattr(early, f.name)) for f in fields(Ingredients))
+    # In the warm-up no t_max shows, after it no missing warm-up.
+    step = 8 if name == "wrong_t_max" else 3
+    plain = warmed.ingredients(step)
+    assert differing(plain, faulty(warmed, name, step, start=step)) == TOUCHES[name]
+    assert differing(plain, faulty(warmed, name, step, start=step + 1)) == set()
+
+
+@pytest.mark.parametrize("name", TOUCHES)
+def test_a_fault_reaches_the_evaluations_after_its_first_step(recipe: Recipe, name: str) -> None:
+    """The evaluation after the fault's first step is the first that it reaches, if it reaches any."""
+    config = FaultConfig(use=f"trainables.faults:{name}", start_step=3, params=PARAMS.get(name, {}))
+    evaluations = with_evaluation_swaps(recipe.evaluation, build_faults([config], recipe))
+    assert differing(recipe.evaluation(4), evaluations(4)) == TOUCHES_EVALUATION.get(name, set())
+    assert differing(recipe.evaluation(3), evaluations(3)) == set()
 
 
 @pytest.mark.parametrize("name", TOUCHES)
@@ -153,7 +214,7 @@ def test_a_fault_of_ones_own_works_the_same_way(recipe: Recipe, tmp_path: Path) 
     (tmp_path / "epoch14_my_faults.py").write_text(
         "from dataclasses import replace\n"
         "def hot(recipe, *, degrees):\n"
-        "    return lambda i: replace(i, learning_rate=recipe.config.optim.lr * degrees)\n"
+        "    return lambda i: i.at_rate(recipe.config.optim.lr * degrees)\n"
     )
     config = FaultConfig(use="epoch14_my_faults:hot", params={"degrees": 5})
     with pytest.MonkeyPatch.context() as patch:

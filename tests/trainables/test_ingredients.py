@@ -15,7 +15,7 @@ from trainables.recipe import Recipe
 
 def rate_times(factor: float, start: int = 0, stop: int | None = None) -> Swap:
     """Multiply the rate over a span of steps."""
-    return Swap(f"x{factor:g}", lambda i: replace(i, learning_rate=i.learning_rate * factor), start, stop)
+    return Swap(f"x{factor:g}", lambda i: i.at_rate(i.learning_rate * factor), start, stop)
 
 
 def test_without_swaps_the_stream_is_the_very_stream(recipe: Recipe) -> None:
@@ -43,7 +43,7 @@ def test_a_swap_without_stop_stays(recipe: Recipe) -> None:
 
 def test_swaps_are_applied_in_order(recipe: Recipe) -> None:
     """The last one has the last word, as a reference value over a fault."""
-    fixed = Swap("fixed", lambda i: replace(i, learning_rate=0.5))
+    fixed = Swap("fixed", lambda i: i.at_rate(0.5))
     assert with_swaps(recipe.ingredients, [rate_times(10), fixed])(0).learning_rate == 0.5
     assert with_swaps(recipe.ingredients, [fixed, rate_times(10)])(0).learning_rate == 5.0
 

@@ -16,6 +16,7 @@ from trainables.data.index import Split
 from trainables.evaluation import evaluate
 from trainables.ingredients import Ingredients, load_batch
 from trainables.loop import RATIO_EVERY, forward, observe_inputs, run_steps, score_batch, to_input, train_step
+from trainables.optim import Hyperparameters
 from trainables.signals import StepSignals, read_signals
 from trainables.state import Snapshot
 
@@ -161,11 +162,11 @@ def test_update_ratio_is_that_of_the_weights(bench: Bench, start: Snapshot) -> N
 
 def test_the_rate_of_the_step_is_used(bench: Bench, start: Snapshot) -> None:
     """The update is proportional to the ingredient's rate, not to what the optimizer was built with."""
-    one_step(bench, start, learning_rate=0.0)
+    one_step(bench, start, optim=Hyperparameters.of(bench.config.optim, 0.0))
     before = weights(bench)
-    one_step(bench, start, learning_rate=0.25)
+    one_step(bench, start, optim=Hyperparameters.of(bench.config.optim, 0.25))
     far = weights(bench) - before
-    one_step(bench, start, learning_rate=0.5)
+    one_step(bench, start, optim=Hyperparameters.of(bench.config.optim, 0.5))
     assert torch.allclose(weights(bench) - before, 2 * far, rtol=1e-3, atol=1e-6)
 
 
@@ -231,7 +232,8 @@ def test_evaluation_is_exact(bench: Bench, start: Snapshot, batch_size: int) -> 
     split = bench.recipe.val.split
     source = ImageSource(Split(split.store, split.labels[:75]), 16, "none", 0)
     normalize = bench.recipe.declared_normalization
-    scores = evaluate(bench.state, source, normalize, "fp32", batch_size=batch_size, loader_threads=batch_size % 2)
+    ingredients = replace(bench.recipe.evaluation(2), sample_ids=np.arange(75))
+    scores = evaluate(bench.state, ingredients, batch_size=batch_size, loader_threads=batch_size % 2)
     bench.state.model.eval()
     with torch.no_grad():
         logits = torch.cat(
@@ -249,7 +251,7 @@ def test_evaluation_leaves_the_run_as_it_was(bench: Bench, start: Snapshot) -> N
     """Training mode is on again, no buffer has moved, no gradient is left: the next step has the same bits."""
     expected = one_step(bench, start)
     bench.state.restore(start)
-    evaluate(bench.state, bench.recipe.val, bench.recipe.declared_normalization, "fp32")
+    evaluate(bench.state, bench.recipe.evaluation(2))
     assert all(module.training for module in bench.state.model.modules())
     assert all(torch.equal(tensor, start.tensors[name]) for name, tensor in bench.state.tensors().items())
     assert list(run_steps(bench.state, bench.stream, 2, 3, loader_threads=0)) == [expected]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from trainables.config import ModelConfig, OptimConfig
 from trainables.model import build_model
 from trainables.optim import (
+    Hyperparameters,
     build_optimizer,
     clip_unitwise,
     named_state,
@@ -124,12 +125,12 @@ def test_a_bad_step_changes_nothing(changes: dict[str, Any]) -> None:
             gradients(model, 99)
             next(model.parameters()).grad.fill_(torch.nan)  # type: ignore[union-attr] # just made
             before = everything(model, optimizer)
-            set_hyperparameters(optimizer, 0.1, 0.9 if config.momentum else 0.0, step)
+            set_hyperparameters(optimizer, Hyperparameters.of(config, 0.1), step)
             step_unless(optimizer, torch.ones(()))
             assert all(torch.equal(a, b) for a, b in zip(everything(model, optimizer), before, strict=True))
         for one, its in ((model, optimizer), (undisturbed, other)):
             gradients(one, step)
-            set_hyperparameters(its, 0.1, 0.9 if config.momentum else 0.0, step)
+            set_hyperparameters(its, Hyperparameters.of(config, 0.1), step)
             step_unless(its, torch.zeros(()))
     assert all(
         torch.equal(a, b) for a, b in zip(everything(model, optimizer), everything(undisturbed, other), strict=True)
@@ -158,7 +159,7 @@ def test_lamb_counts_by_the_step_that_it_is_told() -> None:
     optimizer = build_optimizer(straight, config)
     for step in range(2):
         gradients(straight, step)
-        set_hyperparameters(optimizer, 0.1, 0.9, step)
+        set_hyperparameters(optimizer, Hyperparameters.of(config, 0.1), step)
         step_unless(optimizer, torch.zeros(()))
     resumed.load_state_dict(straight.state_dict())
     fresh = build_optimizer(resumed, config)
@@ -166,7 +167,7 @@ def test_lamb_counts_by_the_step_that_it_is_told() -> None:
         value.copy_(named_state(straight, optimizer)[name])
     for model, its in ((straight, optimizer), (resumed, fresh)):
         gradients(model, 2)
-        set_hyperparameters(its, 0.1, 0.9, 2)
+        set_hyperparameters(its, Hyperparameters.of(config, 0.1), 2)
         step_unless(its, torch.zeros(()))
     pairs = zip(copies(straight.parameters()), copies(resumed.parameters()), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)

@@ -40,7 +40,7 @@ def test_config_reaches_the_step(tiny: Tiny, digits_index: ImageIndex) -> None:
     )
     ingredients = Recipe.build(config, digits_index).ingredients(7)
     assert ingredients.learning_rate == pytest.approx(0.4)
-    assert (ingredients.momentum, ingredients.clip_grad_norm, ingredients.amp) == (0.5, 2.0, "bf16")
+    assert (ingredients.optim.momentum, ingredients.clip_grad_norm, ingredients.amp) == (0.5, 2.0, "bf16")
     assert len(ingredients.sample_ids) == 32
     assert ingredients.companions is None
 

@@ -39,7 +39,7 @@ def test_it_answers_as_the_evaluation_did(build: Build, tiny: Tiny, tmp_path: Pa
     bench = build(tiny(**changes))
     network = saved(bench, tmp_path)
     split = bench.recipe.val
-    scores = evaluate(bench.state, split, bench.recipe.declared_normalization, "fp32")
+    scores = evaluate(bench.state, bench.recipe.evaluation(0))
     ids = np.arange(len(split.split))
     # The split's own squares are cut already, so all of each is used.
     logits = replace(network, crop_ratio=1.0).predict(split.fetch(ids, None).numpy())

@@ -105,14 +105,14 @@ def test_evaluation_uses_the_averages(build: Build, tiny: Tiny) -> None:
     bench, other = build(tiny(optim={"ema_decay": 0.9, "lr": 0.5})), build(tiny())
     run(bench, 4)
     before = weights(bench)
-    scores = evaluate(bench.state, bench.recipe.val, bench.recipe.declared_normalization, "fp32")
+    scores = evaluate(bench.state, bench.recipe.evaluation(4))
     assert torch.equal(weights(bench), before)
     live = other.state.tensors()
     for name, average in bench.state.averages.items():
         live.get(f"parameter/{name}", live.get(f"buffer/{name}")).copy_(average)  # type: ignore[union-attr] # one of two
-    assert evaluate(other.state, other.recipe.val, other.recipe.declared_normalization, "fp32") == scores
+    assert evaluate(other.state, other.recipe.evaluation(4)) == scores
     other.state.restore(bench.state.snapshot())
-    assert evaluate(other.state, other.recipe.val, other.recipe.declared_normalization, "fp32") != scores
+    assert evaluate(other.state, other.recipe.evaluation(4)) != scores
 
 
 def test_a_bad_step_leaves_averages_and_scale(build: Build, tiny: Tiny) -> None:

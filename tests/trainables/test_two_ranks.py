@@ -39,11 +39,11 @@ JUMP: dict[str, Any] = {
 """A run of the small net whose rate jumps, for the whole way from symptom to verdict."""
 
 
-def one_step(config: TrialConfig, snapshot: Snapshot, recipe: Recipe, state: TrainState) -> dict[str, Any]:
+def one_step(snapshot: Snapshot, recipe: Recipe, state: TrainState) -> dict[str, Any]:
     """One step and one evaluation from `snapshot`."""
     state.restore(snapshot)
     ingredients = recipe.ingredients(snapshot.step)
-    evaluation = evaluate(state, recipe.val, recipe.declared_normalization, config.precision.amp)
+    evaluation = evaluate(state, recipe.evaluation(0))
     signals = read_signals([train_step(state, ingredients, load_batch(ingredients, state.ranks))])[0]
     return {
         "ids": ingredients.sample_ids[state.ranks.share(len(ingredients.sample_ids))].tolist(),
@@ -83,7 +83,7 @@ def worker(rank: int, folder: str, step: TrialConfig, small: TrialConfig, jump: 
     index = open_index("digits")
     snapshot: Snapshot = torch.load(f"{folder}/snapshot.pt", weights_only=False)
     recipe = Recipe.build(step, index)
-    found = one_step(step, snapshot, recipe, build_state(step, len(index.classes), Ranks.current()))
+    found = one_step(snapshot, recipe, build_state(step, len(index.classes), Ranks.current()))
     found |= {"ranks": Ranks.current(), "total": Ranks.current().total(rank + 0.5), "refused": refused(small)}
     found["gathered"] = Ranks.current().gather([f"found by {rank}"])
     found["jump"] = diagnose_jump(jump)
@@ -107,7 +107,7 @@ def alone(build: Build, configs: tuple[TrialConfig, ...], digits_cache: Path) ->
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EPOCH14_CACHE", str(digits_cache))
         jump = diagnose_jump(configs[2])
-    return {"snapshot": snapshot, "jump": jump, **one_step(configs[0], snapshot, bench.recipe, bench.state)}
+    return {"snapshot": snapshot, "jump": jump, **one_step(snapshot, bench.recipe, bench.state)}
 
 
 @pytest.fixture(scope="module")

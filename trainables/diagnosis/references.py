@@ -66,7 +66,7 @@ def rate_before(stream: Stream, change_point: int) -> RateReference:
     now = stream(change_point).learning_rate
     swap = Swap(
         f"{rate:.4g} held from step {change_point} on",
-        lambda ingredients: replace(ingredients, learning_rate=rate),
+        lambda ingredients: ingredients.at_rate(rate),
         start=change_point,
     )
     return RateReference(swap, change_point, now / rate, rate)
@@ -76,7 +76,7 @@ def rate_divided(stream: Stream, divisor: float, onset: int) -> RateReference:
     """The run's own rate divided by `divisor`: a rung of the ladder."""
 
     def apply(ingredients: Ingredients) -> Ingredients:
-        return replace(ingredients, learning_rate=ingredients.learning_rate / divisor)
+        return ingredients.at_rate(ingredients.learning_rate / divisor)
 
     return RateReference(Swap(f"rate / {divisor:g}", apply), None, divisor, stream(onset).learning_rate / divisor)
 

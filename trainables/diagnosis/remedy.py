@@ -44,12 +44,8 @@ def larger_batch(case: Case) -> Swap:
     scale = size / config.global_batch_size if config.optim.lr_batch_size is not None else 1.0
 
     def apply(ingredients: Ingredients) -> Ingredients:
-        return replace(
-            ingredients,
-            sample_ids=sampler.sample_ids(ingredients.step),
-            epochs=sampler.epochs(ingredients.step),
-            learning_rate=ingredients.learning_rate * scale,
-        )
+        ids, epochs = sampler.sample_ids(ingredients.step), sampler.epochs(ingredients.step)
+        return replace(ingredients.at_rate(ingredients.learning_rate * scale), sample_ids=ids, epochs=epochs)
 
     return Swap(f"batch of {size}", apply)
 

@@ -19,11 +19,10 @@ class SnapshotRing:
         """Whether the state before `step` is to be taken."""
         return step % self.every == 0
 
-    def offer(self, state: TrainState) -> None:
-        """Take a snapshot where one is due; the first one is kept."""
-        if not self.is_due(state.step):
-            return
-        self.add(state.snapshot())
+    def offer(self, state: TrainState, *, gradients: bool = False) -> None:
+        """Take a snapshot where one is due, with `gradients` where a step looks at them; the first one is kept."""
+        if self.is_due(state.step):
+            self.add(state.snapshot(gradients=gradients))
 
     def add(self, snapshot: Snapshot) -> None:
         """Keep `snapshot`, the latest so far."""

@@ -166,7 +166,7 @@ def with_rates(recipe: Recipe, rates: dict[int, float]) -> Stream:
 
     def stream(step: int) -> Ingredients:
         rate = next(rates[start] for start in sorted(rates, reverse=True) if start <= step)
-        return replace(recipe.ingredients(step), learning_rate=rate)
+        return recipe.ingredients(step).at_rate(rate)
 
     return stream
 

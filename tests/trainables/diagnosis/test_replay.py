@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -63,7 +63,7 @@ def test_an_exact_replay_has_the_trials_own_bits(past: Past) -> None:
 def test_replays_do_not_see_each_other(past: Past) -> None:
     """Two replays of one snapshot are equal to the last bit, whatever ran in between."""
     first = past.replayer.run(past.snapshot, 14)
-    hot = Swap("hot", lambda i: replace(i, learning_rate=10.0))
+    hot = Swap("hot", lambda i: i.at_rate(10.0))
     assert past.replayer.run(past.snapshot, 14, [hot]) != first
     past.replayer.run(past.snapshot, 12, placebo=3)
     assert past.replayer.run(past.snapshot, 14) == first
@@ -72,7 +72,7 @@ def test_replays_do_not_see_each_other(past: Past) -> None:
 def test_swaps_act_in_a_replay(past: Past) -> None:
     """The same bits up to the swap's first step, others after it; the recorded stream is untouched."""
     plain = past.replayer.run(past.snapshot, 16)
-    frozen = past.replayer.run(past.snapshot, 16, [Swap("x4", lambda i: replace(i, learning_rate=0.08), start=11)])
+    frozen = past.replayer.run(past.snapshot, 16, [Swap("x4", lambda i: i.at_rate(0.08), start=11)])
     assert [s.loss for s in frozen.signals][:4] == [s.loss for s in plain.signals][:4]
     assert all(a.loss != b.loss for a, b in zip(frozen.signals[4:], plain.signals[4:], strict=True))
     assert past.trial.stream(12).learning_rate == 0.02
@@ -109,8 +109,8 @@ def test_a_settled_replay_ends_early(past: Past) -> None:
 
 def test_the_clean_batch_is_scored_before_and_after(past: Past) -> None:
     """From the same snapshot it starts alike; no training leaves it where it was, a hot rate damages it."""
-    still = past.replayer.run(past.snapshot, 12, [Swap("still", lambda i: replace(i, learning_rate=0.0))])
-    hot = past.replayer.run(past.snapshot, 12, [Swap("hot", lambda i: replace(i, learning_rate=20.0))])
+    still = past.replayer.run(past.snapshot, 12, [Swap("still", lambda i: i.at_rate(0.0))])
+    hot = past.replayer.run(past.snapshot, 12, [Swap("hot", lambda i: i.at_rate(20.0))])
     assert still.clean_before == hot.clean_before
     assert still.clean_after == pytest.approx(still.clean_before, rel=1e-6)
     assert hot.clean_after > 2 * hot.clean_before
