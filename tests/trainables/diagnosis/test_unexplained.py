@@ -35,7 +35,9 @@ def test_two_faults_at_once_are_unexplained(small: MakeSmall, tiny: Tiny) -> Non
 def test_a_fault_outside_the_catalogue_is_unexplained(small: MakeSmall, tiny: Tiny, tmp_path: Path) -> None:
     """Momentum above 1 is no ingredient that has a reference: the event stays with all of them and none is blamed."""
     (tmp_path / "epoch14_momentum_fault.py").write_text(
-        "from dataclasses import replace\ndef runaway(recipe):\n    return lambda i: replace(i, optim=replace(i.optim, momentum=1.5))\n"
+        "from dataclasses import replace\n"
+        "def runaway(recipe):\n"
+        "    return lambda i: replace(i, optim=replace(i.optim, momentum=1.5))\n"
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(tmp_path)
