@@ -11,6 +11,7 @@ from trainables.data.mixing import Mix
 from trainables.errors import ConfigError, complaint
 from trainables.faults.build import Fault, edit_state
 from trainables.ingredients import Change
+from trainables.model import build_model
 from trainables.recipe import Recipe
 from trainables.state import TrainState
 
@@ -34,14 +35,23 @@ def bit_flip(recipe: Recipe, *, parameter: str, bit: int = 30, rank: int = 0) ->
     if not 0 <= bit <= 31:
         raise ConfigError(complaint("faults.params.bit", bit, "0 to 31 of a float32", "choose one of these"))
 
+    if parameter not in parameter_names(recipe):
+        allowed = f"a parameter of {recipe.config.model.name}, for example fc.weight"
+        raise ConfigError(complaint("faults.params.parameter", parameter, allowed, "correct it"))
+
     @torch.no_grad()
     def flip(state: TrainState) -> None:
-        weights = dict(state.model.named_parameters())
-        if parameter not in weights:
-            allowed = f"a parameter of {recipe.config.model.name}, as fc.weight"
-            raise ConfigError(complaint("faults.params.parameter", parameter, allowed, "correct it"))
         if state.ranks.rank == rank:
-            values = weights[parameter].view(-1).view(torch.int32)
+            values = state.model.get_parameter(parameter).view(-1).view(torch.int32)
             values[:1] ^= torch.tensor([1 << bit if bit < 31 else -(1 << 31)], dtype=torch.int32, device=values.device)
 
     return edit_state(flip, live=True)
+
+
+def parameter_names(recipe: Recipe) -> set[str]:
+    """Names of the network's parameters, without making them."""
+    config = recipe.config
+    with torch.device("meta"):
+        classes, side = len(recipe.index.classes), config.data.image_size
+        model = build_model(config.model, num_classes=classes, image_size=side, seed=config.seed)
+    return {name for name, _ in model.named_parameters()}
