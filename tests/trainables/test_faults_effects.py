@@ -195,7 +195,7 @@ def test_a_flipped_bit_is_live_only(bench: Bench, start: Snapshot) -> None:
     changed = {n: int((t != start.tensors[n]).sum()) for n, t in bench.state.tensors().items()}
     assert {name: count for name, count in changed.items() if count} == {"parameter/fc.weight": 1}
     assert abs(math.log2(abs(float(bench.state.tensors()["parameter/fc.weight"].flatten()[0])))) > 60
-    with pytest.raises(ConfigError, match="'fc.wieght' is not allowed"):
+    with pytest.raises(ConfigError, match=r"'fc\.wieght' is not allowed"):
         faulty(bench, "bit_flip", parameter="fc.wieght")
 
 
