@@ -34,6 +34,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one key, such as optim.lr=0.1; repeatable."),
 ]
+Faults = Annotated[
+    list[str] | None,
+    typer.Option("--fault", metavar="FAULT", help="Inject a fault: 'MODULE:NAME start_step=40 key=value'; repeatable."),
+]
 Local = Annotated[bool, typer.Option("--local", help="Everything in this process, for a debugger.")]
 Address = Annotated[str | None, typer.Option(metavar="ADDRESS", help="A running Ray to join, or auto.")]
 Storage = Annotated[str, typer.Option(metavar="FOLDER", help="The sweep's storage folder.")]
@@ -45,14 +49,17 @@ def sweep(
     preset: Preset,
     *,
     overrides: Overrides = None,
+    faults: Faults = None,
     local: Local = False,
     address: Address = None,
     resume: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Go on with an interrupted sweep.")] = None,
 ) -> None:
     """Run a sweep; stop the trials that go wrong, and say why."""
     from pipelines.config import SweepConfig
+    from pipelines.fault_option import with_faults
 
-    config = SweepConfig.load(preset, overrides or [])
+    changes = with_faults(overrides or [], faults or [])
+    config = SweepConfig.load(preset, changes)
     from pipelines.sweep import run_sweep
 
     try:
@@ -61,7 +68,7 @@ def sweep(
         raise _interrupted("before a trial had started") from None
     _print_result(result)
     if result.interrupted:
-        again = ["epoch14", "sweep", preset, *_options("--set", *(overrides or []))]
+        again = ["epoch14", "sweep", preset, *_options("--set", *changes)]
         again += ["--local"] * local + _options("--address", *filter(None, [address]))
         raise _interrupted(f"go on with: {shlex.join([*again, '--resume', str(result.path)])}")
     if result.failed:
@@ -75,6 +82,7 @@ def train(
     ],
     *,
     overrides: Overrides = None,
+    faults: Faults = None,
     local: Local = False,
     address: Address = None,
     storage: Storage = "outputs",
@@ -82,9 +90,11 @@ def train(
 ) -> None:
     """Train one config to its end, go on where it was interrupted, and register the model."""
     from infra.tracking import default_tracking_uri
+    from pipelines.fault_option import with_faults
     from pipelines.train import find_training, run_training
 
-    training = find_training(target, overrides or [], uri or default_tracking_uri(storage))
+    changes = with_faults(overrides or [], faults or [])
+    training = find_training(target, changes, uri or default_tracking_uri(storage))
     try:
         result = run_training(training, local=local, address=address)
     except KeyboardInterrupt:

@@ -66,8 +66,8 @@ def test_surface_is_frozen() -> None:
         name: [" ".join(parameter.opts) for parameter in command.params] for name, command in group.commands.items()
     }
     assert surface == {
-        "sweep": ["preset", "--set", "--local", "--address", "--resume"],
-        "train": ["target", "--set", "--local", "--address", "--storage", "--uri"],
+        "sweep": ["preset", "--set", "--fault", "--local", "--address", "--resume"],
+        "train": ["target", "--set", "--fault", "--local", "--address", "--storage", "--uri"],
         "ui": ["--storage", "--uri", "--port"],
         "explain": ["trial", "--storage", "--uri"],
         "doctor": ["path", "--normalization", "--image-size", "--limit", "--json", "--html", "--fail-on"],
