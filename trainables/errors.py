@@ -8,7 +8,8 @@
     ├── TrackingError        the MLflow server or its store can't be used                 (exit 2)
     ├── ClusterError         a Ray cluster can't be reached or refuses the job            (exit 2)
     ├── LoaderError          the process that decodes beside a training has ended         (exit 1)
-    └── SweepError           the sweep ran and failed                                     (exit 1)
+    ├── SweepError           the sweep ran and failed                                     (exit 1)
+    └── SpikeError           a guarded loop was stopped (trainables/guard)                (exit 1)
 
 Each message is one line: the key, the value, what is allowed, the remedy.
 """

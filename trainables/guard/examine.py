@@ -100,9 +100,9 @@ def examine(case: GuardCase) -> tuple[GuardDiagnosis, GuardSwap | None]:
 def choose_snapshots(case: GuardCase, jump: int | None) -> list[LoopSnapshot]:
     """Candidates: before the rate's jump where they reach back that far, else well before the onset, else before it."""
     before_jump = case.history.usable(jump - 1) if jump is not None else []
-    return (
-        before_jump or case.history.usable(case.symptom.onset - MARGIN) or case.history.usable(case.symptom.onset)
-    )[:MAX_SNAPSHOTS]
+    return (before_jump or case.history.usable(case.symptom.onset - MARGIN) or case.history.usable(case.symptom.onset))[
+        :MAX_SNAPSHOTS
+    ]
 
 
 def run_controls(case: GuardCase, jump: int | None) -> tuple[GuardControls, str]:

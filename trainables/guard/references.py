@@ -135,5 +135,3 @@ def _with_rates(groups: Groups | None, rates: list[float]) -> Groups:
     assert groups is not None
     pairs: zip[tuple[Mapping[str, object], float]] = zip(groups, rates, strict=True)
     return tuple({**group, "lr": rate} for group, rate in pairs)
-
-
