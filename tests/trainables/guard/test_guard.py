@@ -379,3 +379,30 @@ def test_closed_guard_leaves_no_hook(make_loop: MakeLoop) -> None:
     guard.close()
     assert not loop.optimizer._optimizer_step_pre_hooks
     assert not loop.optimizer._optimizer_step_post_hooks
+
+
+def test_rollback_leaves_the_schedule_where_the_loop_left_it(make_loop: MakeLoop) -> None:
+    """A scheduler that the loop steps, given as extra state or not, goes on from its own step after a rollback."""
+    for given in (True, False):
+        loop = make_loop()
+        scheduler = torch.optim.lr_scheduler.MultiStepLR(loop.optimizer, [JUMP], gamma=30.0)
+        guard = loop.guard(on_event="rollback", extra_state=[scheduler] if given else [])
+        for k in range(JUMP + 20):
+            guard.run(k)
+            scheduler.step()
+        assert [event.action for event in guard.events] == ["rolled_back"]
+        assert scheduler.last_epoch == JUMP + 20
+        assert loop.optimizer.param_groups[0]["lr"] == pytest.approx(3.0)
+
+
+def test_draws_between_steps_change_no_replay(make_loop: MakeLoop) -> None:
+    """A loop that draws random numbers between its steps, to evaluate say, is replayed to the bit."""
+    loop = make_loop("conv", rate_at=jump, spoil=augmented)
+    guard = loop.guard()
+    for k in range(JUMP + 20):
+        loop.set_rate(k)
+        guard.run(k)
+        torch.rand(k + 1)
+    controls = guard.events[0].controls
+    assert controls is not None
+    assert controls.first_difference is None
