@@ -138,6 +138,43 @@ def explain(
 
 
 @app.command()
+def diagnose(
+    log: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH_OR_RUN",
+            help="CSV, JSON lines, JSON, Parquet, TensorBoard event files or their folder; or an MLflow run.",
+        ),
+    ],
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a run, a line each.")] = False,
+    num_classes: Annotated[
+        int | None, typer.Option(metavar="N", min=2, help="Number of classes, which gives the loss of guessing.")
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--column", metavar="NAME=COLUMN", help="What a column is, as loss=my_loss; repeatable."),
+    ] = None,
+    storage: Storage = "outputs",
+    uri: Uri = None,
+) -> None:
+    """Read the log of any training: a timeline of symptoms, candidate causes, and what the log can't tell."""
+    from rich.console import Console
+
+    from infra.tracking import default_tracking_uri
+    from pipelines.diagnose import diagnose as diagnose_runs
+    from pipelines.diagnose import print_findings, print_json
+
+    findings = diagnose_runs(
+        log, uri=uri or default_tracking_uri(storage), num_classes=num_classes, columns=columns or ()
+    )
+    if as_json:
+        print_json(findings, sys.stdout)
+    else:
+        print_findings(findings, Console())
+
+
+@app.command()
 def doctor(
     path: Annotated[
         str,
