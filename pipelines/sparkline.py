@@ -28,6 +28,7 @@ def sparkline(values: Sequence[float] | np.ndarray, places: Iterable[int], width
     tallest = [math.nan if not np.isfinite(part).all() else float(part.max()) for part in stretches]
     known = [value for value in tallest if math.isfinite(value)]
     low, high = (min(known), float(np.quantile(known, CLIPPED))) if known else (0.0, 1.0)
+    high = high if high > low else max(known, default=1.0)
     line = "".join(_bar(value, low, high) for value in tallest)
     marked = {int(np.searchsorted(bounds, place, side="right")) - 1 for place in places}
     return line, "".join(MARK if column in marked else " " for column in range(columns)).rstrip()

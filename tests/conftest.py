@@ -20,7 +20,7 @@ GROUPS = {
         f"test_{name}.py"
         for name in ("ray_trial", "cli", "first_look", "malformed", "staged", "submit", "sweep", "train")
     ],
-    "servers": [f"test_tracking{part}.py" for part in ("", "_callback", "_writer")],
+    "servers": [f"test_tracking{part}.py" for part in ("", "_callback", "_metrics", "_writer")],
 }
 """Files whose tests share a process, and with it a Ray or a server; each other file is a group of its own."""
 

@@ -11,7 +11,7 @@ EVALUATED = {"val", "valid", "validation", "eval", "test", "dev", "holdout"}
 TRAINED = {"train", "training", "tr"}
 PLAIN = {"step", "steps", "epoch", "batch", "iter", "avg", "average", "mean", "running", "smoothed", "total", "global"}
 PLAIN |= {"metric", "metrics", "loss", "losses", "scalars", "model", "log", "trainer", "score", "optim", "optimizer"}
-PLAIN |= {"unclipped", "preclip", "before", "clip", "l", "2", "all", "sgd", "adam", "adamw", "lion", "lamb"}
+PLAIN |= {"unclipped", "preclip", "before", "clip", "l", "2", "all", "sgd", "adam", "w", "lion", "lamb"}
 PLAIN |= {"lars", "rmsprop", "pg", "group", "param", "0", "1", "nats", "performance", "raw"}
 """Words that leave a name what it is."""
 QUANTITIES: tuple[tuple[str, tuple[str, ...]], ...] = (

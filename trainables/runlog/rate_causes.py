@@ -40,10 +40,10 @@ def lr_climbs_again(scene: Scene) -> Iterator[Candidate]:
     past = rates[: scene.place + 1]
     if not np.isfinite(past).all():
         return
-    top = int(np.argmax(past[: max(1, int(np.argmin(past[1:])) + 1)]))
-    low = top + int(np.argmin(past[top:]))
-    if low > top and past[low] <= past[top] / CLIMBED and past[-1] >= CLIMBED * past[low] > 0:
-        told = f"the rate fell from {past[top]:.4g} to {past[low]:.4g} at step {scene.step(low)}, and is {past[-1]:.4g}"
+    peak = np.maximum.accumulate(past)
+    low = int(np.argmin(np.where(peak > 0, past / np.where(peak > 0, peak, 1.0), 1.0)))
+    if past[low] <= peak[low] / CLIMBED and past[-1] > CLIMBED * past[low]:
+        told = f"the rate fell from {peak[low]:.4g} to {past[low]:.4g} at step {scene.step(low)}, and is {past[-1]:.4g}"
         evidence = f"{told} again at step {scene.step(scene.place)}, where the {scene.kind} begins"
         yield Candidate("lr_jump", 0.6, evidence)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trainables.runlog.attempts import Floats
+from trainables.runlog.eval_gap import LEARNED
 from trainables.runlog.symptoms import Seen
 from trainables.runlog.trajectory import Trajectory
 from trainables.schedules import change_points
@@ -38,8 +39,11 @@ class Scene:
 
     @property
     def is_early(self) -> bool:
-        """Whether it comes in the first twentieth of the log, or of its first 1000 steps."""
-        return self.place <= len(self.part.steps) // 20 or self.step(self.place) <= 1000
+        """Whether it comes in the log's first twentieth or 100 steps, or 1000 where nothing has been learned."""
+        step, before = self.step(self.place), self.before("loss", self.place)
+        if self.place <= len(self.part.steps) // 20 or step <= 100:
+            return True
+        return step <= 1000 and before.size > 0 and float(np.median(before[-NEAR:])) > LEARNED * float(before[0])
 
     def step(self, place: int) -> int:
         """The log's step at a position."""
@@ -47,7 +51,7 @@ class Scene:
 
     def before(self, quantity: str, points: int = NEAR, *, skip: int = 0) -> Floats:
         """Finite values in the `points` positions that end `skip` before the event; empty: none."""
-        values = self.part.get(quantity)
+        values = self.part.loss if quantity == "loss" else self.part.get(quantity)
         if values is None:
             return np.empty(0)
         stop = max(0, self.place - skip)
