@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -206,3 +207,29 @@ def test_a_folder_of_one_log_is_that_log(tmp_path: Path, capfd: pytest.CaptureFi
     (tmp_path / "hparams.yaml").write_text("lr: 0.1\n", encoding="utf-8")
     [run] = told(capfd, tmp_path)
     assert run["verdict"] == "lr_jump"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_odd_logs_are_read_or_refused_but_never_crash(
+    suffix: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """150 tables of odd columns with nan, infinities, text, huge and negative numbers and gaps: exit code 0 or 2."""
+    rng = random.Random(suffix)  # noqa: S311 - test data
+    names = ["step", "epoch", "val_loss", "lr", "run", "tag", "value", "grad_norm", "val_acc", "loss_scale", "time"]
+    odd = ["nan", "inf", "-inf", "", "abc", "-3", "1e308", "1e400", "2,5", "null", "9" * 30, "True", " 7 "]
+    codes = []
+    for _ in range(150):
+        columns = ["loss", *rng.sample(names, rng.randint(0, 6))]
+        table = [
+            {key: rng.choice(odd) if rng.random() < 0.3 else f"{place + rng.random():.3f}" for key in columns}
+            for place in range(rng.choice([1, 2, 5, 60]))
+        ]
+        file = tmp_path / f"log{suffix}"
+        if suffix == ".csv":
+            write_csv(file, table)
+        else:
+            file.write_text("\n".join(map(json.dumps, table)), encoding="utf-8")
+        codes.append(main(["diagnose", str(file), "--num-classes", "10", *rng.sample(["--json"], rng.randint(0, 1))]))
+        capfd.readouterr()
+    assert set(codes) <= {0, 2}
+    assert codes.count(0) > 30

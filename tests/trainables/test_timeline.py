@@ -17,7 +17,7 @@ def rows(losses: list[float]) -> list[StepSignals]:
 
 def noisy(n: int) -> list[float]:
     """A calm loss near 1."""
-    return (1.0 + 0.01 * generator("timeline").standard_normal(n)).tolist()
+    return [1.0 + 0.01 * float(noise) for noise in generator("timeline").standard_normal(n)]
 
 
 def test_events_after_the_first_are_found_too() -> None:

@@ -41,7 +41,7 @@ def in_order(key: Floats, steps: Ints, values: Floats) -> Points:
     first = np.flatnonzero(np.concatenate([[True], np.diff(steps) != 0]))
     counts = np.diff(np.append(first, len(steps)))
     starts = tuple(int(place) for place in np.searchsorted(first, np.concatenate([[0], backs])))
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         means = np.add.reduceat(values, first) / counts
     return Points(key[first], steps[first], means, starts)
 
@@ -59,10 +59,11 @@ def last_before(points: Points, attempts: Ints, steps: Ints, attempt: Ints) -> F
     found = np.full(len(steps), np.nan)
     if not len(points.steps):
         return found
-    wide = int(max(points.steps.max(), steps.max())) + 1
-    have = attempts * wide + points.steps
+    first = int(min(points.steps.min(), steps.min()))
+    wide = int(max(points.steps.max(), steps.max())) - first + 1
+    have = attempts * wide + points.steps - first
     order = np.argsort(have, kind="stable")
-    want = attempt * wide + steps
+    want = attempt * wide + steps - first
     place = np.searchsorted(have[order], want, side="right") - 1
     good = place >= 0
     good[good] = attempts[order][place[good]] == attempt[good]

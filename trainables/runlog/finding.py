@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from trainables.config import DetectorConfig
 from trainables.runlog.candidates import Candidate, best_first, verdict_of
 from trainables.runlog.chance import chance_of
@@ -64,9 +66,11 @@ def diagnose_log(log: RunLog, num_classes: int | None = None, config: DetectorCo
         chance = chance_of(part, num_classes)
         if chance.note not in notes:
             notes.append(chance.note)
-        found = symptoms_of(part, chance.num_classes, config)
+        # Infinities and absurd numbers are what a log of a broken run holds.
+        with np.errstate(invalid="ignore", over="ignore"):
+            found = symptoms_of(part, chance.num_classes, config)
+            by_event += [_candidates(Scene(part, seen, chance.num_classes)) for seen in found]
         events += [seen.event for seen in found]
-        by_event += [_candidates(Scene(part, seen, chance.num_classes)) for seen in found]
         # What recurs is judged over all events, so it weighs as much as the first of them.
         by_event[:1] = [[*by_event[0], *recurring(found)]] if by_event else []
     if len(parts) > 1:

@@ -12,6 +12,8 @@ from trainables.runlog.attempts import Floats, Ints, Points, in_order
 from trainables.runlog.names import ALLOWED, EPOCHS, RUNS, STEPS, TAGS, TIMES, VALUES, choose, named
 from trainables.runlog.table import Column, Table
 
+MOST_STEPS = 1e15
+"""From here on a number is no count of steps."""
 SHOWN = 12
 """Columns that an error names."""
 
@@ -61,7 +63,7 @@ def runs_of(table: Table, by_hand: Mapping[str, str], name: str) -> list[RunLog]
     """
     _check(by_hand, table)
     tag, value = _column(table, by_hand, "tag", TAGS), _column(table, by_hand, "value", VALUES)
-    long = tag is not None and value is not None and "loss" not in by_hand.keys() - _tags(table, tag, by_hand)
+    long = _is_long(table, tag, value) and "loss" not in by_hand.keys() - _tags(table, str(tag), by_hand)
     layout = _layout(table, by_hand, name, long=long)
     cells = _long(table, str(tag), str(value)) if long else {n: Cells(c.rows, c.numbers) for n, c in _numbers(table)}
     found = [_run(layout, cells, index) for index in range(len(layout.runs))]
@@ -121,7 +123,9 @@ def _filled(table: Table, name: str, run_of: Ints) -> Floats:
     """A column's value in each row, that of the run's last row where the row has none."""
     column = table.columns[name]
     dense = np.full(table.height, np.nan)
-    dense[column.rows] = np.where(np.isfinite(column.numbers), column.numbers, np.nan)
+    if not column.numbers.size:
+        return dense
+    dense[column.rows] = np.where(np.abs(column.numbers) < MOST_STEPS, column.numbers, np.nan)
     if np.isnan(dense).any():
         for run in range(int(run_of.max(initial=0)) + 1):
             mine = np.flatnonzero(run_of == run)
@@ -152,6 +156,13 @@ def _run_labels(table: Table, column: str | None, name: str) -> tuple[tuple[str,
     return (*numbers, *rest), run_of
 
 
+def _is_long(table: Table, tag: str | None, value: str | None) -> bool:
+    """Whether rows name in words what their number is."""
+    if tag is None or value is None or tag not in table.columns or value not in table.columns:
+        return False
+    return bool(table.columns[tag].texts) and table.columns[value].numbers.size > 0
+
+
 def _long(table: Table, tag: str, value: str) -> dict[str, Cells]:
     tags, values = table.columns[tag], table.columns[value]
     dense = np.zeros(table.height)
@@ -172,7 +183,8 @@ def _numbers(table: Table) -> list[tuple[str, Column]]:
 
 
 def _column(table: Table, by_hand: Mapping[str, str], role: str, spellings: tuple[str, ...]) -> str | None:
-    return by_hand.get(role) or named(table.columns, spellings)
+    column = by_hand.get(role)
+    return column if column in table.columns else named(table.columns, spellings)
 
 
 def _tags(table: Table, tag: str, by_hand: Mapping[str, str]) -> set[str]:

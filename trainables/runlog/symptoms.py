@@ -89,7 +89,7 @@ def _gaps(part: Trajectory, num_classes: int | None) -> list[Seen]:
 def _transients(part: Trajectory, found: list[Seen], chance: float, config: DetectorConfig) -> list[Seen]:
     """Single points far above both sides: healed before any rule may call them an event."""
     found_at = {place for seen in found for place in range(seen.place - 2, seen.end + 3)}
-    loss: Floats = part.loss
+    loss: Floats = np.where(np.isfinite(part.loss), part.loss, np.nan)
     rises = np.concatenate([[False], np.diff(loss) > 0])
     places = []
     for place in np.flatnonzero(rises).tolist():
