@@ -1,4 +1,4 @@
-"""`epoch14 diagnose` from the command line, on files as their libraries write them."""
+"""`epoch14 diagnose` from the command line: event files by tensorboardX, other logs in their libraries' layouts."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def lightning(folder: Path) -> Path:
 
 
 def transformers(folder: Path) -> Path:
-    """The trainer_state.json of Hugging Face's Trainer."""
+    """The trainer_state.json of Hugging Face's Trainer, in its layout."""
     history = [
         {"epoch": k / 100, "grad_norm": 1.0, "learning_rate": row["lr"], "loss": row["train_loss"], "step": k}
         for k, row in enumerate(rows())
@@ -90,7 +90,7 @@ def json_lines(folder: Path) -> Path:
 def test_the_same_run_is_the_same_finding_in_each_format(
     write: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A rate that jumps at step 200 is found in each library's own log."""
+    """A rate that jumps at step 200 is found in each library's layout."""
     [run] = told(capfd, write(tmp_path), "--num-classes", "10")
     assert run["verdict"] == "lr_jump"
     assert run["symptoms"][0]["step"] == 200
