@@ -16,26 +16,27 @@ CROP_RATIO = (3 / 4, 4 / 3)
 """Width / height of a random crop."""
 
 
-def random_resized_crop(picture: Picture, rng: np.random.Generator, size: int, min_area: float) -> torch.Tensor:
-    """Decode a random rectangle and resize it (antialiased): uint8 [3, size, size], as torchvision's v2 resizes it."""
-    region = picture.region(*draw_crop(rng, picture.height, picture.width, min_area))
+Rectangle = tuple[int, int, int, int]
+"""top, left, height, width, in pixels."""
+
+
+def resized_crop(picture: Picture, rectangle: Rectangle, size: int) -> torch.Tensor:
+    """Decode a rectangle and resize it (antialiased): uint8 [3, size, size], as torchvision's v2 resizes it."""
+    region = picture.region(*rectangle)
     # The decoders give channels_last, and so does interpolate where the stride of the batch dimension says so too,
     # which it doesn't after region[None]. Else the copy into a batch of NHWC takes as long as the resize.
     image = region.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
     return F.interpolate(image, (size, size), mode="bilinear", antialias=True)[0]
 
 
-def draw_crop(rng: np.random.Generator, height: int, width: int, min_area: float) -> tuple[int, int, int, int]:
-    """Draw the rectangle of a random resized crop, in pixels.
+def draw_crop(rng: np.random.Generator, height: int, width: int, min_area: float) -> Rectangle:
+    """Draw the rectangle of a random resized crop.
 
     Args:
         rng: what it is drawn from.
         height: of the image.
         width: of the image.
         min_area: least share of the image that the rectangle covers, above 0 and up to 1.
-
-    Returns:
-        top, left, height, width.
 
     Source: torchvision's `RandomResizedCrop.make_params` (Szegedy et al. 2014): ten tries of a uniform area and a
     log-uniform ratio, then the largest centre crop whose ratio is allowed.

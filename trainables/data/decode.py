@@ -14,7 +14,7 @@ import torch
 from torchvision.io import ImageReadMode
 from torchvision.transforms.v2 import functional
 
-from trainables.data.header import MAX_PIXELS, PNG, announced_size
+from trainables.data.header import JPEG, MAX_PIXELS, PNG, announced_size
 from trainables.data.store import Encoded, Store
 from trainables.errors import DecodeError, complaint
 
@@ -38,12 +38,37 @@ class Picture(Protocol):
 
 
 Decoder = Callable[[Encoded, str], Picture]
-"""(bytes of a file, what an error names it by) -> the picture. Raises DecodeError; may be called in any thread."""
+"""(bytes of a file, what an error names it by) -> the picture. Raises DecodeError; may be called in any thread.
+
+The picture keeps the bytes; those of a JPEG or PNG are not decoded before its pixels are asked for.
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class WholePicture:
+    """A picture that is decoded as a whole, each time that pixels are asked for."""
+
+    encoded: Encoded
+    where: str
+    height: int
+    width: int
+
+    def whole(self) -> torch.Tensor:
+        """All pixels. Raises DecodeError, also where they are not as many as the header announced."""
+        pixels = decode_rgb(self.encoded, self.where)
+        found = (pixels.shape[1], pixels.shape[2])
+        if found != (self.height, self.width):
+            raise undecodable(self.where, f"{found[1]} x {found[0]} pixels, {self.width} x {self.height} announced")
+        return pixels
+
+    def region(self, top: int, left: int, height: int, width: int) -> torch.Tensor:
+        """A view of them."""
+        return self.whole()[:, top : top + height, left : left + width]
 
 
 @dataclass(frozen=True, eq=False)
 class DecodedPicture:
-    """A picture that is decoded as a whole."""
+    """A picture that is already decoded."""
 
     pixels: torch.Tensor
 
@@ -68,6 +93,9 @@ class DecodedPicture:
 
 def open_whole(encoded: Encoded, where: str) -> Picture:
     """Torchvision's decoder."""
+    height, width = announced_size(encoded)
+    if height * width > 0 and encoded[:2].tobytes() in (JPEG, PNG[:2]):
+        return WholePicture(encoded, where, height, width)
     return DecodedPicture(decode_rgb(encoded, where))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional
 
-from trainables.data.augment import color_jitter, random_resized_crop
+from trainables.data.augment import Rectangle, color_jitter, draw_crop, resized_crop
 from trainables.data.auto_augment import rand_augment, trivial_augment
 from trainables.data.decode import Decoder, Picture, open_whole
 from trainables.data.index import Split
@@ -18,6 +18,12 @@ from trainables.errors import DecodeError
 from trainables.rng import generator
 
 Augment = Literal["none", "flip", "crop", "crop_flip"]
+TOGETHER = 16
+"""Samples that are read and drawn before the first of them is decoded, which bounds the memory.
+
+After an image has been decoded, the caches of the processor hold neither the code that draws nor its data. Drawn one by
+one between two decodes it took four times as long.
+"""
 
 
 class Helper(Protocol):
@@ -31,6 +37,16 @@ class Helper(Protocol):
 
     def fetch_sound(self, source: ImageSource, ids: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
         """As `ImageSource.fetch_sound`. Raises LoaderError besides, where the process has ended."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What is to be made of a picture: all that crop and flip draw, before anything is decoded."""
+
+    picture: Picture
+    crop: Rectangle | None = None
+    """None: the middle."""
+    flip: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +104,12 @@ class ImageSource:
             return self.helper.fetch(self, ids, epoch)
         batch = self._empty(len(ids)) if out is None else out
         epochs = [None] * len(ids) if epoch is None else np.broadcast_to(epoch, len(ids)).tolist()
-        for row, (sample_id, sample_epoch) in enumerate(zip(ids.tolist(), epochs, strict=True)):
-            batch[row] = self._sample(sample_id, sample_epoch)
+        samples = list(zip(ids.tolist(), epochs, strict=True))
+        for first in range(0, len(samples), TOGETHER):
+            few = samples[first : first + TOGETHER]
+            plans = [self._plan_sound(*sample) for sample in few]
+            for row, (sample, plan) in enumerate(zip(few, plans, strict=True), first):
+                batch[row] = self._sample(*sample, plan)
         return batch
 
     def fetch_sound(self, ids: np.ndarray, *, out: torch.Tensor | None = None) -> tuple[torch.Tensor, np.ndarray]:
@@ -103,7 +123,7 @@ class ImageSource:
         kept: list[int] = []
         for sample_id in ids.tolist():
             try:
-                batch[len(kept)] = self._transformed(sample_id, sample_id, None)
+                batch[len(kept)] = self._carry_out(self._plan(sample_id, sample_id, None), sample_id, None)
             except DecodeError as error:
                 if self.quarantine is None:
                     raise
@@ -115,21 +135,48 @@ class ImageSource:
     def _empty(self, n: int) -> torch.Tensor:
         return torch.empty((n, self.image_size, self.image_size, 3), dtype=torch.uint8)
 
-    def _sample(self, sample_id: int, epoch: int | None) -> torch.Tensor:
-        if self.quarantine is None:
-            return self._transformed(sample_id, sample_id, epoch)
-        return self.quarantine.decode(sample_id, lambda stored: self._transformed(stored, sample_id, epoch))
+    def _sample(self, sample_id: int, epoch: int | None, plan: Plan | None) -> torch.Tensor:
+        """The sample, or its stand-in, as planned, or where there is no plan yet: uint8 [image_size, image_size, 3]."""
 
-    def _transformed(self, stored: int, sample_id: int, epoch: int | None) -> torch.Tensor:
-        """The image of `stored` with the augmentation of `sample_id`: uint8 [image_size, image_size, 3]."""
+        def pixels(stored: int) -> torch.Tensor:
+            planned = plan if stored == sample_id else None
+            return self._carry_out(planned or self._plan(stored, sample_id, epoch), sample_id, epoch)
+
+        return pixels(sample_id) if self.quarantine is None else self.quarantine.decode(sample_id, pixels)
+
+    def _plan_sound(self, sample_id: int, epoch: int | None) -> Plan | None:
+        """The plan of a sample; None where it can't be opened, an error that belongs to its turn."""
+        try:
+            return self._plan(sample_id, sample_id, epoch)
+        except DecodeError:
+            return None
+
+    def _plan(self, stored: int, sample_id: int, epoch: int | None) -> Plan:
+        """What becomes of the image of `stored` by the draws of `sample_id`."""
         picture = self.decoder(self.split.store.read(stored), self.split.store.locate(stored))
-        return self._augmented(picture, sample_id, epoch).permute(1, 2, 0)
-
-    def _augmented(self, picture: Picture, sample_id: int, epoch: int | None) -> torch.Tensor:
         if epoch is None:
-            return centre_square(picture.whole(), self.image_size, self.eval_crop_ratio)
-        # Each has a key of its own: trials that differ in one of them still share the others' draws.
-        pixels = self._crop_and_flip(picture, generator(self.seed, "augment", epoch, sample_id))
+            return Plan(picture)
+        # Each augmentation has a key of its own: trials that differ in one of them still share the others' draws.
+        rng = generator(self.seed, "augment", epoch, sample_id)
+        # Drawn first whether used or not: `crop` and `crop_flip` then share their crops.
+        flip = rng.random() < 0.5 and "flip" in self.augment
+        if "crop" not in self.augment:
+            return Plan(picture, flip=flip)
+        return Plan(picture, draw_crop(rng, picture.height, picture.width, self.crop_min_area), flip)
+
+    def _carry_out(self, plan: Plan, sample_id: int, epoch: int | None) -> torch.Tensor:
+        """Decode, crop, resize, flip and recolour: uint8 [image_size, image_size, 3]."""
+        if plan.crop is None:
+            pixels = centre_square(plan.picture.whole(), self.image_size, self.eval_crop_ratio)
+        else:
+            pixels = resized_crop(plan.picture, plan.crop, self.image_size)
+        if plan.flip:
+            pixels = pixels.flip(-1)
+        if epoch is not None:
+            pixels = self._recolour(pixels, sample_id, epoch)
+        return pixels.permute(1, 2, 0)
+
+    def _recolour(self, pixels: torch.Tensor, sample_id: int, epoch: int) -> torch.Tensor:
         if self.color_jitter or self.hue_jitter:
             rng = generator(self.seed, "color_jitter", epoch, sample_id)
             pixels = color_jitter(pixels, rng, self.color_jitter, self.hue_jitter)
@@ -139,15 +186,6 @@ class ImageSource:
         if self.trivial_augment:
             pixels = trivial_augment(pixels, generator(self.seed, "trivial_augment", epoch, sample_id))
         return pixels
-
-    def _crop_and_flip(self, picture: Picture, rng: np.random.Generator) -> torch.Tensor:
-        # Drawn first whether used or not: `crop` and `crop_flip` then share their crops.
-        flip = rng.random() < 0.5
-        if "crop" in self.augment:
-            pixels = random_resized_crop(picture, rng, self.image_size, self.crop_min_area)
-        else:
-            pixels = centre_square(picture.whole(), self.image_size, self.eval_crop_ratio)
-        return functional.horizontal_flip(pixels) if flip and "flip" in self.augment else pixels
 
 
 def centre_square(pixels: torch.Tensor, size: int, ratio: float) -> torch.Tensor:

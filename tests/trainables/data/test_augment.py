@@ -12,7 +12,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from trainables.data.augment import CROP_RATIO, adjust_colors, color_jitter, draw_crop, random_resized_crop
+from trainables.data.augment import CROP_RATIO, adjust_colors, color_jitter, draw_crop, resized_crop
 from trainables.data.decode import DecodedPicture, read_rgb
 from trainables.data.index import open_index
 from trainables.rng import generator
@@ -33,9 +33,9 @@ def crop_rule(min_area: float) -> Any:
 
 def test_a_crop_is_torchvisions_resized_crop(image: torch.Tensor) -> None:
     """The rectangle drawn, cut and resized by torchvision, bit for bit."""
-    top, left, height, width = draw_crop(generator("crop"), 32, 40, 0.08)
-    expected = v2.functional.resized_crop(image, top, left, height, width, [24, 24], antialias=True)
-    assert torch.equal(random_resized_crop(DecodedPicture(image), generator("crop"), 24, 0.08), expected)
+    rectangle = draw_crop(generator("crop"), 32, 40, 0.08)
+    expected = v2.functional.resized_crop(image, *rectangle, [24, 24], antialias=True)
+    assert torch.equal(resized_crop(DecodedPicture(image), rectangle, 24), expected)
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
@@ -47,7 +47,7 @@ def test_layout_and_size_of_an_image_change_no_bit(height: int, width: int, *, c
     for i in range(20):
         rectangle = draw_crop(generator("crop", i), height, width, 0.08)
         expected = v2.functional.resized_crop(pixels, *rectangle, [24, 24], antialias=True)
-        found = random_resized_crop(DecodedPicture(image), generator("crop", i), 24, 0.08)
+        found = resized_crop(DecodedPicture(image), rectangle, 24)
         assert torch.equal(found, expected)
         if channels_last and height > 1:
             assert found.permute(1, 2, 0).is_contiguous()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from trainables.data.decode import decode_rgb
+from trainables.data.decode import WholePicture, decode_rgb, open_whole
 from trainables.data.store import read_file
 from trainables.errors import DataError, DecodeError
 
@@ -98,3 +98,27 @@ def test_an_animation_is_an_error(tmp_path: Path) -> None:
     frames[0].save(path, format="GIF", save_all=True, append_images=frames[1:])
     with pytest.raises(DataError, match=r"x\.jpg.*3 frames"):
         decode_rgb(read_file(str(path)), str(path))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_picture_is_decoded_when_its_pixels_are_asked_for(kind: str, tmp_path: Path) -> None:
+    """Its size comes from the header, so that half a file opens, and fails where the other half is needed."""
+    path = tmp_path / "x"
+    Image.effect_noise((90, 60), 50).convert("RGB").save(path, kind)
+    encoded = read_file(str(path))
+    picture, expected = open_whole(encoded, "x"), decode_rgb(encoded, "x")
+    assert (picture.height, picture.width) == (60, 90)
+    assert torch.equal(picture.whole(), expected)
+    assert torch.equal(picture.region(7, 5, 20, 30), expected[:, 7:27, 5:35])
+    half = open_whole(encoded[: len(encoded) // 2], "x")
+    assert (half.height, half.width) == (60, 90)
+    with pytest.raises(DecodeError):
+        half.region(0, 0, 5, 5)
+
+
+def test_pixels_of_another_number_than_announced_are_an_error(tmp_path: Path) -> None:
+    """A crop was drawn for a picture that isn't there."""
+    path = tmp_path / "x.png"
+    Image.new("RGB", (9, 6)).save(path)
+    with pytest.raises(DecodeError, match=r"x\.png.*9 x 6 pixels, 9 x 7 announced"):
+        WholePicture(read_file(str(path)), str(path), 7, 9).region(0, 0, 5, 5)

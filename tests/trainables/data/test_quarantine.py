@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from trainables.data.decode import DecodedPicture, Picture, decode_rgb
-from trainables.data.images import ImageSource
+from trainables.data.images import TOGETHER, ImageSource
 from trainables.data.index import ImageIndex, Split, open_index
 from trainables.data.quarantine import Quarantine
 from trainables.data.store import Encoded
@@ -64,6 +64,21 @@ def test_the_next_image_of_the_class_takes_the_place(index: ImageIndex) -> None:
     assert torch.equal(after[sound], before[sound])
     assert plain.quarantine is not None
     assert plain.quarantine.files() == files
+
+
+def test_damaged_images_among_many_are_replaced_alone(tiny_images: TinyImages, tmp_path: Path) -> None:
+    """Cut files and files that aren't images, where batches are prepared in parts: as if each were fetched by itself."""
+    index = open_index(str(tiny_images(train=25)), cache_dir=tmp_path / "cache")
+    ids = np.roll(np.arange(len(index.train)), 1)
+    assert len(ids) > 2 * TOGETHER
+    files = damage(index.train, 0, 7, int(ids[TOGETHER]))
+    Path(index.train.store.locate(int(ids[2 * TOGETHER]))).write_bytes(b"no image")
+    several, alone = source(index.train), source(index.train)
+    found = several.fetch(ids, 1)
+    assert torch.equal(found, torch.cat([alone.fetch(ids[place : place + 1], 1) for place in range(len(ids))]))
+    assert several.quarantine is not None
+    assert set(files) < set(several.quarantine.files())
+    assert len(several.quarantine.files()) == 4
 
 
 def test_pixels_do_not_depend_on_who_met_it_first(index: ImageIndex) -> None:
