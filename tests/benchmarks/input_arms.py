@@ -1,19 +1,13 @@
 """What `input.py` compares: data sets of the same photos in every layout, and each loader's way to a batch of them.
 
 An arm is made in a process of its own, and then runs blocks: a number of batches, from idle to idle, each consumed. All
-decode at random, crop (8 to 100 % of the area, 3/4 to 4/3), resize to 224 px and mirror half of the images. The other
-libraries get torchvision's decoder and uint8 batches too, in process: what differs is the loader.
+decode at random, crop (8 to 100 % of the area, 3/4 to 4/3), resize to 224 px and mirror half of the images.
 """
 
 from __future__ import annotations
 
-import importlib
-import logging
-import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
-from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +38,6 @@ NOISE, QUALITY = 10.0, 95
 """Standard deviation of the noise, in grey levels, and JPEG quality that give the photos ImageNet's mean size."""
 SMALLER = (352, 256)
 """Short sides, in pixels, of re-encoded images; their quality is 90."""
-RAY_BLOCKS = 4
-"""Blocks that Ray Data runs at once, as each plan that it carries out has a cost of its own."""
 Run = Callable[[int], None]
 """Makes and consumes the batches of a block, by its number."""
 
@@ -200,78 +192,5 @@ def region_floor(shards: Path, blocks: int) -> Run:
     def run(block: int) -> None:
         for place, crop in crops[block]:
             decoder(store.read(place), "").region(*crop)
-
-    return run
-
-
-def other_transform() -> Callable[[bytes], torch.Tensor]:
-    """Torchvision's decoder and transforms on tensors: bytes -> uint8 [3, SIDE, SIDE]."""
-    change = v2.Compose([v2.RandomResizedCrop(SIDE, antialias=True), v2.RandomHorizontalFlip()])
-
-    def transform(data: bytes) -> torch.Tensor:
-        pixels: torch.Tensor = change(decode_rgb(np.frombuffer(bytearray(data), dtype=np.uint8), ""))
-        return pixels
-
-    return transform
-
-
-def webdataset(places: Places) -> Run:
-    """Tar shards, a shuffle buffer of 1,000 images, in process."""
-    library: Any = importlib.import_module("webdataset")
-    files = sorted((places.few / "train").rglob("*.jpg"))
-    path = places.root / "webdataset.tar"
-    with tarfile.open(path, "w", dereference=True) as archive:
-        for number in generator("tar").permutation(len(files)).tolist():
-            archive.add(files[number], f"{number:06d}.jpg")
-    transform = other_transform()
-    dataset = library.WebDataset(str(path), shardshuffle=False).repeat().shuffle(1000)
-    batches = iter(dataset.map(lambda sample: (transform(sample["jpg"]),)).batched(BATCH, partial=False))
-
-    def run(_block: int) -> None:
-        for (batch,) in islice(batches, BATCHES):
-            consume(batch)
-
-    return run
-
-
-def streaming(places: Places) -> Run:
-    """MDS shards, random access, in process."""
-    library: Any = importlib.import_module("streaming")
-    files = sorted((places.few / "train").rglob("*.jpg"))
-    path = str(places.root / "streaming")
-    with library.MDSWriter(out=path, columns={"image": "bytes"}) as writer:
-        for number in generator("mds").permutation(len(files)).tolist():
-            writer.write({"image": files[number].read_bytes()})
-    dataset, transform = library.StreamingDataset(local=path, batch_size=BATCH), other_transform()
-
-    def run(block: int) -> None:
-        for ids in block_ids(len(files), block):
-            consume(torch.stack([transform(dataset[number]["image"]) for number in ids.tolist()]))
-
-    return run
-
-
-def ray_data(places: Places) -> Run:
-    """Ray Data over the files, two CPUs."""
-    import ray
-
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    # A forked process runs no atexit.
-    Finalize(None, ray.shutdown, exitpriority=1)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    files = [str(path.resolve()) for path in sorted((places.few / "train").rglob("*.jpg"))]
-
-    def decode(batch: dict[str, Any]) -> dict[str, Any]:
-        torch.set_num_threads(1)
-        transform = other_transform()
-        return {"image": torch.stack([transform(data) for data in batch["bytes"]]).numpy()}
-
-    def run(block: int) -> None:
-        several = range(block * RAY_BLOCKS, (block + 1) * RAY_BLOCKS)
-        ids = np.concatenate([block_ids(len(files), number) for number in several]).ravel()
-        paths = [files[number] for number in ids.tolist()]
-        dataset = ray.data.read_binary_files(paths).map_batches(decode, batch_size=BATCH)
-        for batch in dataset.iter_torch_batches(batch_size=BATCH):
-            consume(batch["image"])
 
     return run

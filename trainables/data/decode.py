@@ -50,12 +50,15 @@ class WholePicture:
 
     encoded: Encoded
     where: str
+    """What an error names it by."""
     height: int
+    """In pixels, by the header."""
     width: int
+    """In pixels, by the header."""
 
     def whole(self) -> torch.Tensor:
         """All pixels. Raises DecodeError, also where they are not as many as the header announced."""
-        pixels = decode_rgb(self.encoded, self.where)
+        pixels = _decode(self.encoded, self.where)
         found = (pixels.shape[1], pixels.shape[2])
         if found != (self.height, self.width):
             raise undecodable(self.where, f"{found[1]} x {found[0]} pixels, {self.width} x {self.height} announced")
@@ -93,7 +96,7 @@ class DecodedPicture:
 
 def open_whole(encoded: Encoded, where: str) -> Picture:
     """Torchvision's decoder."""
-    height, width = announced_size(encoded)
+    height, width = _affordable_size(encoded, where)
     if height * width > 0 and encoded[:2].tobytes() in (JPEG, PNG[:2]):
         return WholePicture(encoded, where, height, width)
     return DecodedPicture(decode_rgb(encoded, where))
@@ -118,9 +121,19 @@ def decode_rgb(encoded: Encoded, where: str) -> torch.Tensor:
         DecodeError: it is empty, damaged, an animation or larger than MAX_PIXELS; the line names it.
 
     """
+    _affordable_size(encoded, where)
+    return _decode(encoded, where)
+
+
+def _affordable_size(encoded: Encoded, where: str) -> tuple[int, int]:
+    """As `announced_size`. Raises DecodeError where the pixels would be more than MAX_PIXELS."""
     height, width = announced_size(encoded)
     if height * width > MAX_PIXELS:
         raise undecodable(where, f"{width} x {height} pixels, more than {MAX_PIXELS}")
+    return height, width
+
+
+def _decode(encoded: Encoded, where: str) -> torch.Tensor:
     damage = _png_damage(encoded)
     if damage is not None:
         raise undecodable(where, damage)

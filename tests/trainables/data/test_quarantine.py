@@ -67,7 +67,7 @@ def test_the_next_image_of_the_class_takes_the_place(index: ImageIndex) -> None:
 
 
 def test_damaged_images_among_many_are_replaced_alone(tiny_images: TinyImages, tmp_path: Path) -> None:
-    """Cut files and files that aren't images, where batches are prepared in parts: as if each were fetched by itself."""
+    """Cut files and files that aren't images, where a batch is made in parts: as if each were fetched alone."""
     index = open_index(str(tiny_images(train=25)), cache_dir=tmp_path / "cache")
     ids = np.roll(np.arange(len(index.train)), 1)
     assert len(ids) > 2 * TOGETHER
