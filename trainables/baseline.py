@@ -17,7 +17,9 @@ from trainables.signals import StepSignals
 MAD_TO_STD = 1.4826
 """Median absolute deviation to standard deviation, for a normal distribution."""
 NOISE_FLOOR = 0.02
-"""Least noise scale of the loss, as a share of chance level: z = 6 is then at least 0.8 nats on ImageNet."""
+"""Least noise scale of the loss, as a share of its level."""
+FLOOR_LEVEL = 0.5
+"""Level below which the floor no longer falls, as a share of chance: z = 6 is at least 0.4 nats on ImageNet."""
 INPUT_FLOOR = 0.03
 """Least noise scale of the input's moments, in units of a channel's std."""
 MEDIAN_EFFICIENCY = 1.2533
@@ -105,7 +107,7 @@ def build_baseline(steps: Sequence[StepSignals], chance: float, *, window: int) 
     level = median(losses)
     scatter = MAD_TO_STD * median(abs(loss - level) for loss in losses)
     errors = [signals.loss_noise for signals in steps if math.isfinite(signals.loss_noise)]
-    floor = NOISE_FLOOR * (chance or abs(level))
+    floor = NOISE_FLOOR * max(abs(level), FLOOR_LEVEL * chance)
     noise = max(scatter, median(errors) if errors else 0.0, floor, 1e-12)
     if not steps[0].input_mean:
         return Baseline(level, noise, chance)
@@ -151,6 +153,12 @@ def channel_noise(steps: Sequence[StepSignals], centre: StepSignals) -> float:
         scatters.append(MAD_TO_STD * median(abs(s.input_mean[channel] - mean) / scale for s in steps))
         scatters.append(MAD_TO_STD * median(abs(math.log(max(s.input_std[channel], 1e-6) / scale)) for s in steps))
     return max(scatters)
+
+
+def step_scatter(losses: Sequence[float]) -> float:
+    """Robust scale of one step's scatter, from the changes from step to step, so that a trend is none."""
+    changes = [abs(after - before) for before, after in pairwise(losses)]
+    return MAD_TO_STD * median(changes) / math.sqrt(2.0) if changes else 0.0
 
 
 def erratic_score(losses: list[float], chance: float) -> float:

@@ -210,6 +210,11 @@ class DetectorConfig(Section):
     """Suspicious steps, of the last 2 * confirm, that confirm a symptom; one bad batch never does."""
     erratic_window: Annotated[int, Field(ge=8)] = 60
     """Steps over which a run that is worse than guessing and noisy counts as unstable, from the second window on."""
+    stall_steps: PositiveInt = 2000
+    """Steps past the warm-up after which a run whose loss never left chance has stalled. A ResNet-50 on ImageNet leaves
+    it within 1,400 steps under every optimizer of AlgoPerf's logs."""
+    stall_share: Fraction = 0.5
+    """The same as a share of max_steps, for shorter runs."""
 
     @model_validator(mode="after")
     def _rules_can_fire(self) -> Self:

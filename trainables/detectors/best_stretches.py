@@ -1,0 +1,67 @@
+"""The best stretch of a run at each learning rate: what a drift of the loss is measured against.
+
+A loss that rises while the rate stands still or falls has drifted. Where the schedule raises the rate back to one
+that the run has had, as a warm restart does, the loss may go back to what it was at that rate; a rate that the run
+never had forgives nothing. Rungs stand a factor of two apart, so there are few.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+from trainables.baseline import Baseline, build_baseline
+from trainables.signals import StepSignals
+
+RUNG = 2.0
+"""Factor between two learning rates that are told apart."""
+LOWEST_RUNG = -200
+"""Of a rate of 0, or one that nobody measured."""
+
+
+@dataclass
+class BestStretches:
+    """The lowest baseline of each rung of the learning rate."""
+
+    rungs: dict[int, Baseline] = field(default_factory=dict)
+
+    @property
+    def lowest(self) -> Baseline | None:
+        """The best stretch at any rate."""
+        return min(self.rungs.values(), key=lambda baseline: baseline.level, default=None)
+
+    def offer(self, steps: Sequence[StepSignals], chance: float, *, window: int) -> None:
+        """Remember the stretch where it is the best at its rate."""
+        rung = rung_of(steps[-1].learning_rate)
+        best = self.rungs.get(rung)
+        level = median(signals.loss for signals in steps)
+        if best is None or level < best.level:
+            self.rungs[rung] = build_baseline(steps, chance, window=window)
+
+    def at(self, learning_rate: float) -> Baseline | None:
+        """The best stretch at this rate or a higher one; where the run never had such a rate, the best of all."""
+        rung = rung_of(learning_rate)
+        as_high = [baseline for other, baseline in self.rungs.items() if other >= rung]
+        return min(as_high, key=lambda baseline: baseline.level) if as_high else self.lowest
+
+    def state_dict(self) -> list[list[Any]]:
+        """[[rung, baseline], ...], as JSON has it."""
+        return [[rung, asdict(baseline)] for rung, baseline in self.rungs.items()]
+
+    def load_state_dict(self, rows: Sequence[Sequence[Any]]) -> None:
+        """Remember what `state_dict` gave."""
+        self.rungs = {int(rung): _baseline(row) for rung, row in rows}
+
+
+def rung_of(learning_rate: float) -> int:
+    """The rung of a learning rate, rounded down."""
+    if not (learning_rate > 0 and math.isfinite(learning_rate)):
+        return LOWEST_RUNG
+    return math.floor(math.log(learning_rate, RUNG))
+
+
+def _baseline(row: Mapping[str, Any]) -> Baseline:
+    return Baseline.from_dict(row)

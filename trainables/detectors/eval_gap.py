@@ -1,0 +1,133 @@
+"""Eval gap: training is fine and evaluation is not.
+
+Skill is top-1 above guessing, (top1 - 1/C) / (1 - 1/C). An evaluation is bad where val/ has lost nearly all of the
+skill that the training steps show, or most of what it had itself while training stayed as good, or where its loss is
+not finite. Overfitting, strong augmentation and mixup are far from either. One bad evaluation may be a dip: two in a
+row count, and so does the last one of a run, which is the one that ships.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+from trainables.baseline import NON_FINITE_SCORE
+from trainables.detectors.finding import Finding
+from trainables.detectors.memory import AT_CHANCE, Memory
+
+LEARNED = 0.2
+"""Skill from which a run can have lost it."""
+LOST = 0.25
+"""Share of the training steps' skill that even an overfitted model keeps on val/."""
+FELL = 0.5
+"""Share of its own best skill that val/ keeps while training is as good as then."""
+GAP_NOISE = 0.025
+"""Noise unit of a skill: `LEARNED` lost but for `LOST` of it scores 6."""
+SURE_SHARE = 0.5
+"""Least skill of a cross-entropy, as a share of 1 - loss / ln C: a loss of half of ln 1000 comes with a top-1 of 0.28,
+not less."""
+
+
+@dataclass(frozen=True)
+class EvaluationSignals:
+    """One evaluation of val/ after `step` steps; plain numbers, nan where a source has none."""
+
+    step: int
+    val_loss: float = math.nan
+    val_top1: float = math.nan
+    train_loss: float = math.nan
+    """Level of the training steps just before, in training mode; nan: that of the steps that the detector saw."""
+    train_top1: float = math.nan
+    """As `train_loss`."""
+    final: bool = False
+    """The run's last evaluation."""
+
+
+@dataclass
+class Evaluations:
+    """What is remembered of earlier evaluations."""
+
+    best_skill: float = 0.0
+    best_train_loss: float = math.nan
+    """Training loss at the best skill."""
+    bad_since: int | None = None
+    """Step of the first bad evaluation of those in a row."""
+    good_step: int = 0
+    """Step of the last good one."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Evaluations:
+        """What `state_dict` gave."""
+        best = float(row["best_train_loss"])
+        return cls(**{**row, "best_train_loss": math.nan if math.isnan(best) else best})
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How bad an evaluation is, in noise units; 0 for a good one."""
+
+    score: float = 0.0
+    why: str = ""
+    skill: float = math.nan
+    train_loss: float = math.nan
+
+
+def eval_gap(memory: Memory, past: Evaluations, evaluation: EvaluationSignals) -> Finding | None:
+    """Take an evaluation; a finding where the gap is confirmed."""
+    judgement = judge(memory, past, evaluation)
+    if judgement.score < memory.config.spike_score:
+        past.bad_since, past.good_step = None, evaluation.step
+        if math.isfinite(judgement.skill) and judgement.skill > past.best_skill:
+            past.best_skill, past.best_train_loss = judgement.skill, judgement.train_loss
+        return None
+    again = past.bad_since is not None
+    onset = past.bad_since if past.bad_since is not None else evaluation.step
+    past.bad_since = onset
+    if not (again or evaluation.final):
+        return None
+    return Finding("eval_gap", onset, judgement.score, f"{judgement.why}; good at step {past.good_step}")
+
+
+def judge(memory: Memory, past: Evaluations, evaluation: EvaluationSignals) -> Judgement:
+    """One evaluation by itself; good while running statistics and averages still follow the first steps."""
+    if evaluation.step < 2 * memory.config.history:
+        return Judgement()
+    if math.isinf(evaluation.val_loss) or (math.isnan(evaluation.val_loss) and not math.isnan(evaluation.val_top1)):
+        return Judgement(NON_FINITE_SCORE, f"val loss {evaluation.val_loss:g}")
+    now = memory.last(memory.config.min_history)
+    train_loss = evaluation.train_loss if math.isfinite(evaluation.train_loss) else median(now or [math.nan])
+    train_top1 = evaluation.train_top1 if math.isfinite(evaluation.train_top1) else memory.top1()
+    skill = skill_of(evaluation.val_top1, memory.chance)
+    shown = [skill_of(train_top1, memory.chance), sure_skill(evaluation.val_loss, memory.chance)]
+    if math.isnan(train_top1):
+        shown.append(sure_skill(train_loss, memory.chance))
+    expected = max((s for s in shown if math.isfinite(s)), default=0.0)
+    as_good = not train_loss > past.best_train_loss + AT_CHANCE * (memory.chance or past.best_train_loss)
+    if expected >= LEARNED and skill < LOST * expected:
+        why = f"val top-1 {evaluation.val_top1:.3g} and loss {evaluation.val_loss:.3g}, where training has "
+        why += f"{train_top1:.3g} and {train_loss:.3g}"
+        return Judgement((expected - skill) / GAP_NOISE, why, skill, train_loss)
+    if past.best_skill >= LEARNED and skill < FELL * past.best_skill and as_good:
+        why = f"val top-1 {evaluation.val_top1:.3g}, whose skill was {past.best_skill:.3g}; training is as good as then"
+        return Judgement((past.best_skill - skill) / GAP_NOISE / (FELL / LOST), why, skill, train_loss)
+    return Judgement(skill=skill, train_loss=train_loss)
+
+
+def skill_of(top1: float, chance: float) -> float:
+    """Top-1 above guessing: 0 at 1/C, 1 at 1; of unknown classes the top-1 itself."""
+    guess = math.exp(-chance) if chance else 0.0
+    return (top1 - guess) / (1.0 - guess)
+
+
+def sure_skill(loss: float, chance: float) -> float:
+    """The least skill that comes with a mean cross-entropy; nan where it can't be said."""
+    if not chance or not math.isfinite(loss):
+        return math.nan
+    return SURE_SHARE * max(0.0, 1.0 - loss / chance)

@@ -1,0 +1,58 @@
+"""Stall: long after the warm-up the loss has never left chance."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import median
+
+from trainables.baseline import MEDIAN_EFFICIENCY, NOISE_FLOOR, Baseline, step_scatter
+from trainables.detectors.finding import Finding
+from trainables.detectors.memory import Memory
+from trainables.signals import StepSignals
+
+LEFT_CHANCE = 6.0
+"""Standard errors of a baseline's median below chance that count as progress: the lowest of many medians of a loss that
+stands still lies some 3 below it."""
+FALLING = 2.0
+"""Noise units that the median of `confirm` losses lies below that of half a baseline where the loss still falls: three
+standard errors of their difference."""
+PROGRESS = 12.0
+"""Noise units below chance where a run that learns is by then: what a stall is measured against. Chance then scores 12,
+and a replay that got half-way there is none."""
+
+
+@dataclass
+class Warmup:
+    """When the learning rate last was at a new height; steps up to there are no stall."""
+
+    highest: float = 0.0
+    since: int | None = None
+
+    def observe(self, signals: StepSignals) -> None:
+        """Take a step; without a learning rate the run counts from its first one."""
+        if self.since is None or signals.learning_rate > self.highest:
+            self.since = signals.step
+            self.highest = signals.learning_rate if math.isfinite(signals.learning_rate) else 0.0
+
+
+def patience(stall_steps: int, stall_share: float, max_steps: int | None) -> float:
+    """Steps past the warm-up after which a run that is still at chance has stalled."""
+    return stall_steps if max_steps is None else min(stall_steps, stall_share * max_steps)
+
+
+def stall(memory: Memory, signals: StepSignals, warmup: Warmup, after: float) -> Finding | None:
+    """The run's best baseline is that of guessing, and the loss now neither lies below it nor falls."""
+    best, since = memory.best.lowest, warmup.since
+    if not memory.chance or best is None or since is None or signals.step - since < after:
+        return None
+    losses = [s.loss for s in memory.accepted]
+    noise = max(step_scatter(losses), NOISE_FLOOR * memory.chance)
+    now, before = median(memory.last(memory.config.confirm)), median(losses[: len(losses) // 2])
+    least = memory.chance - LEFT_CHANCE * noise * MEDIAN_EFFICIENCY / math.sqrt(memory.config.history)
+    if min(now, best.level) < least or now < before - FALLING * noise:
+        return None
+    noise = min(noise, memory.chance / PROGRESS)
+    learned = Baseline(memory.chance - PROGRESS * noise, noise, memory.chance)
+    detail = f"loss {best.level:.3g} at best, where guessing gives {memory.chance:.3g}, {signals.step - since} steps "
+    return Finding("stall", since, learned.loss_score(now), detail + "after the learning rate was highest", learned)

@@ -1,0 +1,60 @@
+"""Spike and collapse: enough steps of the last few lie out of the baseline."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from statistics import median, pstdev
+
+from trainables.baseline import Baseline, build_baseline
+from trainables.detectors.finding import Finding
+from trainables.detectors.memory import AT_CHANCE, Memory
+from trainables.signals import StepSignals
+
+BLOWN_UP = 2.0
+"""Loss, as a multiple of chance, that is ill whatever came before, as a median over `min_history` steps, and whatever a
+few samples of the batch did."""
+OWN_ERRORS = 3.0
+"""Standard errors of a batch's own mean that its excess must pass, up to `BLOWN_UP`: a few hard samples in a calm phase
+are no spike."""
+DOUBTFUL = 0.5
+"""Share of the score that makes a step suspicious, from which one step of those that confirm a spike still counts: a
+spike decays."""
+
+
+def sudden(memory: Memory, signals: StepSignals) -> Finding | None:
+    """Mark the step where it is suspicious; a finding once `confirm` of the last 2 * confirm steps are.
+
+    One of them may be doubtful only. The last is suspicious.
+    """
+    config = memory.config
+    if len(memory.accepted) < config.min_history:
+        return None
+    baseline = expected(memory, signals)
+    if baseline.loss_score(signals.loss) < config.spike_score or few_explain(memory, signals, baseline.level):
+        return None
+    memory.suspicious.append(signals.step)
+    scores = {s.step: baseline.loss_score(s.loss) for s in memory.recent}
+    bad = [s.step for s in memory.recent if s.step in memory.suspicious]
+    doubtful = [step for step, score in scores.items() if score >= DOUBTFUL * config.spike_score]
+    if len(bad) < max(1, config.confirm - 1) or len({*bad, *doubtful}) < config.confirm:
+        return None
+    last = memory.last(config.confirm)
+    at_chance = memory.is_chance(median(last)) and pstdev(last) < AT_CHANCE * memory.chance
+    severity = median(scores[step] for step in bad)
+    detail = f"loss {signals.loss:.3g} against {baseline.level:.3g} before, {severity:.1f} times the noise"
+    return Finding("collapse" if at_chance else "spike", bad[0], severity, detail)
+
+
+def expected(memory: Memory, signals: StepSignals) -> Baseline:
+    """The accepted steps, or the best stretch at a rate that the schedule has come back to, where that is higher."""
+    baseline = build_baseline(memory.accepted, memory.chance, window=2 * memory.config.confirm)
+    earlier = memory.best.at(signals.learning_rate)
+    if earlier is None or earlier.level <= baseline.level:
+        return baseline
+    return replace(baseline, level=earlier.level, noise=max(baseline.noise, earlier.noise))
+
+
+def few_explain(memory: Memory, signals: StepSignals, level: float) -> bool:
+    """Whether a few hard samples explain the batch's loss, which nothing does far above chance."""
+    blown_up = memory.chance > 0 and signals.loss > BLOWN_UP * memory.chance
+    return not blown_up and signals.loss < level + OWN_ERRORS * signals.loss_noise

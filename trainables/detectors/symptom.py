@@ -1,0 +1,29 @@
+"""What a detector says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from trainables.baseline import Baseline
+
+SymptomKind = Literal[
+    "non_finite", "spike", "divergence", "collapse", "stall", "instability", "input_shift", "eval_gap"
+]
+
+
+@dataclass(frozen=True)
+class Symptom:
+    """What the detector saw."""
+
+    kind: SymptomKind
+    step: int
+    """Step at which it was confirmed."""
+    onset: int
+    """First step of the event."""
+    severity: float
+    """In units of the run's noise."""
+    detail: str
+    """One sentence with the numbers."""
+    baseline: Baseline
+    """The healthy stretch before it, frozen: replays are scored against it."""
