@@ -19,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Its functions go to Ray by value, and SlipCover's probes can't be pickled.
 BY_VALUE := infra/ray_trial.py
 
-.PHONY: help setup sweep ui test check format lock bench-healthy bench-stories bench-train bench-gpu bench-norms bench-resume bench-fuzz bench-input bench-launches
+.PHONY: help setup sweep ui test check format lock bench-healthy bench-stories bench-train bench-gpu bench-norms bench-resume bench-fuzz bench-input bench-launches bench-curves
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -54,6 +54,9 @@ lock: $(UV) ## write requirements.lock anew: versions and hashes, no address (AR
 
 bench-healthy: setup ## long healthy runs: the detector must stay silent
 	$(PYTHON) tests/benchmarks/healthy.py $(ARGS)
+
+bench-curves: setup ## the detector and five published rules on real training logs (ARGS=--margins)
+	$(PYTHON) tests/benchmarks/curves.py $(ARGS)
 
 bench-stories: setup ## the stories and counter-stories over ten seeds
 	$(PYTHON) tests/benchmarks/stories.py $(ARGS)
