@@ -10,6 +10,7 @@ import pytest
 from trainables.baseline import (
     DECLARED_SHIFT,
     ERRATIC_LEVEL,
+    FLOOR_LEVEL,
     INPUT_FLOOR,
     NOISE_FLOOR,
     NON_FINITE_SCORE,
@@ -21,6 +22,7 @@ from trainables.baseline import (
     median_moments,
     moment_distance,
     pooled_moments,
+    step_scatter,
 )
 from trainables.rng import generator
 from trainables.signals import StepSignals
@@ -64,7 +66,9 @@ def test_an_outlier_moves_neither_level_nor_noise() -> None:
 
 def test_noise_has_a_floor() -> None:
     """A loss that stands still does not make every rounding error a spike."""
-    assert build_baseline([step(2.0)] * 20, CHANCE, window=8).noise == pytest.approx(NOISE_FLOOR * CHANCE)
+    assert build_baseline([step(2.0)] * 20, CHANCE, window=8).noise == pytest.approx(NOISE_FLOOR * 2.0)
+    calm = build_baseline([step(0.01)] * 20, CHANCE, window=8).noise
+    assert calm == pytest.approx(NOISE_FLOOR * FLOOR_LEVEL * CHANCE)
     assert build_baseline([step(50.0)] * 20, 0.0, window=8).noise == pytest.approx(NOISE_FLOOR * 50.0)
     assert build_baseline([step(0.0)] * 20, 0.0, window=8).loss_score(1.0) == NON_FINITE_SCORE
 
@@ -174,3 +178,12 @@ def test_erratic_score_needs_a_high_and_a_noisy_loss() -> None:
 def test_erratic_score_of_a_smooth_fall_is_none() -> None:
     """A loss that falls steadily from a huge start spreads widely over the window, and is not erratic."""
     assert erratic_score([CHANCE * (1.1 + 1.5 * math.exp(-k / 20)) for k in range(60)], CHANCE) < 6.0
+
+
+def test_step_scatter_leaves_out_the_trend() -> None:
+    """A loss that falls by its noise each step scatters by its noise."""
+    draws = generator("scatter").normal(0, 0.1, size=2000)
+    falling = [float(10 - 0.02 * k + draw) for k, draw in enumerate(draws)]
+    assert step_scatter(falling) == pytest.approx(0.1, rel=0.1)
+    assert step_scatter([1.0] * 9) == 0.0
+    assert step_scatter([1.0]) == 0.0

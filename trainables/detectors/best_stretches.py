@@ -2,7 +2,7 @@
 
 A loss that rises while the rate stands still or falls has drifted. Where the schedule raises the rate back to one
 that the run has had, as a warm restart does, the loss may go back to what it was at that rate; a rate that the run
-never had forgives nothing. Rungs stand a factor of two apart, so there are few.
+never had forgives nothing. Rungs stand a quarter apart, so there are few.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 from trainables.baseline import Baseline, build_baseline
 from trainables.signals import StepSignals
 
-RUNG = 2.0
+RUNG = 1.25
 """Factor between two learning rates that are told apart."""
-LOWEST_RUNG = -200
+LOWEST_RUNG = -1000
 """Of a rate of 0, or one that nobody measured."""
 
 
@@ -35,7 +35,8 @@ class BestStretches:
 
     def offer(self, steps: Sequence[StepSignals], chance: float, *, window: int) -> None:
         """Remember the stretch where it is the best at its rate."""
-        rung = rung_of(steps[-1].learning_rate)
+        # A rate that has just risen is not what brought the loss down.
+        rung = min(rung_of(signals.learning_rate) for signals in (steps[0], steps[-1]))
         best = self.rungs.get(rung)
         level = median(signals.loss for signals in steps)
         if best is None or level < best.level:

@@ -25,7 +25,9 @@ def far_above_chance(memory: Memory, _signals: StepSignals) -> Finding | None:
 def drift(memory: Memory, signals: StepSignals) -> Finding | None:
     """A median of `min_history` steps above the best stretch at this learning rate."""
     now = memory.last(memory.config.min_history)
-    best = memory.best.at(signals.learning_rate)
+    # Where the rate falls, the window's first steps had a higher one.
+    earlier = memory.accepted[max(0, len(memory.accepted) - len(now))] if memory.accepted else signals
+    best = memory.best.at(max(signals.learning_rate, earlier.learning_rate))
     if best is None or len(now) < memory.config.min_history:
         return None
     score = best.loss_score(median(now))
