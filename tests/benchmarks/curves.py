@@ -2,10 +2,10 @@
 
     make bench-curves ARGS="--margins"
 
-Logs: ../shared/data/curves beside the repository; labels: tests/data/curves_events.csv. An event is hit where the onset
-of an alarm lies between its first and its last step; an alarm elsewhere is false, but for excursions that the labels call
-brief. Published rules are re-implemented from their descriptions; of theirs the alarm's step counts, and alarms less
-than 50 observations apart are one. Exits 1 where the detector alarms on a quiet run.
+Logs: ../shared/data/curves beside the repository; labels: tests/data/curves_events.csv. An event is hit where the
+onset of an alarm lies between its first and its last step; an alarm elsewhere is false, but for excursions that the
+labels call brief. Published rules are re-implemented from their descriptions; of theirs the alarm's step counts, and
+alarms less than 50 observations apart are one. Exits 1 where the detector alarms on a quiet run.
 """
 
 from __future__ import annotations

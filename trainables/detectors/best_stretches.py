@@ -27,6 +27,8 @@ class BestStretches:
     """The lowest baseline of each rung of the learning rate."""
 
     rungs: dict[int, Baseline] = field(default_factory=dict)
+    top: int = LOWEST_RUNG
+    """The highest rung that the run has had for the length of a stretch; none may lie wholly on it."""
 
     @property
     def lowest(self) -> Baseline | None:
@@ -37,6 +39,7 @@ class BestStretches:
         """Remember the stretch where it is the best at its rate."""
         # A rate that has just risen is not what brought the loss down.
         rung = min(rung_of(signals.learning_rate) for signals in (steps[0], steps[-1]))
+        self.top = max(self.top, rung_of(steps[0].learning_rate))
         best = self.rungs.get(rung)
         level = median(signals.loss for signals in steps)
         if best is None or level < best.level:
@@ -46,15 +49,18 @@ class BestStretches:
         """The best stretch at this rate or a higher one; where the run never had such a rate, the best of all."""
         rung = rung_of(learning_rate)
         as_high = [baseline for other, baseline in self.rungs.items() if other >= rung]
-        return min(as_high, key=lambda baseline: baseline.level) if as_high else self.lowest
+        if as_high:
+            return min(as_high, key=lambda baseline: baseline.level)
+        return self.rungs[max(self.rungs)] if self.rungs and rung <= self.top else self.lowest
 
-    def state_dict(self) -> list[list[Any]]:
-        """[[rung, baseline], ...], as JSON has it."""
-        return [[rung, asdict(baseline)] for rung, baseline in self.rungs.items()]
+    def state_dict(self) -> dict[str, Any]:
+        """As JSON has it, where a key is no number."""
+        return {"top": self.top, "rungs": [[rung, asdict(baseline)] for rung, baseline in self.rungs.items()]}
 
-    def load_state_dict(self, rows: Sequence[Sequence[Any]]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Remember what `state_dict` gave."""
-        self.rungs = {int(rung): _baseline(row) for rung, row in rows}
+        self.top = int(state["top"])
+        self.rungs = {int(rung): Baseline.from_dict(row) for rung, row in state["rungs"]}
 
 
 def rung_of(learning_rate: float) -> int:
@@ -62,7 +68,3 @@ def rung_of(learning_rate: float) -> int:
     if not (learning_rate > 0 and math.isfinite(learning_rate)):
         return LOWEST_RUNG
     return math.floor(math.log(learning_rate, RUNG))
-
-
-def _baseline(row: Mapping[str, Any]) -> Baseline:
-    return Baseline.from_dict(row)
