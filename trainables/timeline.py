@@ -73,6 +73,16 @@ def find_symptoms(
     return events
 
 
+def events_of(
+    steps: Iterable[StepSignals], config: DetectorConfig | None = None, num_classes: int | None = None
+) -> list[Event]:
+    """Every event of one attempt whose steps are signals already; as `find_symptoms` otherwise."""
+    watch = Watch(Detector(config or DetectorConfig(), num_classes), 0)
+    for signals in steps:
+        watch.see(signals)
+    return watch.finished()
+
+
 def attempts(rows: Sequence[Row]) -> list[tuple[list[Row], list[Row]]]:
     """(rows of earlier attempts that it went on from, its own rows) of each attempt; rows in the order of steps."""
     known = [row for row in rows if _number(row.get("step")) >= 0]
@@ -121,7 +131,7 @@ class Watch:
         step = _step(row)
         if "loss" in row:
             signals = StepSignals(**{"step": step, **{k: _number(row.get(k)) for k in NUMBERS - {"step"}}})  # type: ignore[arg-type]
-            self._step(signals)
+            self.see(signals)
         if not {"val_loss", "val_top1"}.isdisjoint(row):
             scores = (_number(row.get("val_loss")), _number(row.get("val_top1")))
             self._evaluate(EvaluationSignals(step, *scores, final=final))
@@ -134,7 +144,8 @@ class Watch:
             self.events.append(self._event(self.gap, self.gap_end, healed=False))
         return sorted(self.events, key=lambda event: event.step)
 
-    def _step(self, signals: StepSignals) -> None:
+    def see(self, signals: StepSignals) -> None:
+        """Take the signals of the next step."""
         if self.open is None:
             self._open(self.detector.update(signals))
             return

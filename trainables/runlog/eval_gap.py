@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
+from trainables.runlog.event import Event
 from trainables.runlog.trajectory import Trajectory
-from trainables.timeline import Event
 
 SCORE = 6.0
 """Severity of one bad evaluation: that from which an event counts as present."""

@@ -10,13 +10,13 @@ import numpy as np
 from trainables.config import DetectorConfig
 from trainables.runlog.candidates import Candidate, best_first, verdict_of
 from trainables.runlog.chance import chance_of
+from trainables.runlog.event import Event
 from trainables.runlog.rate_causes import RULES, SUDDEN, stalled_rate, unsteady
 from trainables.runlog.runs import RunLog
 from trainables.runlog.scene import Scene
 from trainables.runlog.state_causes import OTHER_RULES, SUDDEN_RULES, recurring
 from trainables.runlog.symptoms import symptoms_of
 from trainables.runlog.trajectory import Trajectory, trajectories
-from trainables.timeline import DEFAULTS, Event
 
 USEFUL = ("learning_rate", "grad_norm", "update_ratio", "val_loss", "val_accuracy")
 """Quantities whose absence is worth a word."""
@@ -56,7 +56,7 @@ class Finding:
         }
 
 
-def diagnose_log(log: RunLog, num_classes: int | None = None, config: DetectorConfig = DEFAULTS) -> Finding:
+def diagnose_log(log: RunLog, num_classes: int | None = None) -> Finding:
     """Find the symptoms of a run and what the log has to say about each; nothing is replayed."""
     parts = trajectories(log)
     events: list[Event] = []
@@ -68,7 +68,7 @@ def diagnose_log(log: RunLog, num_classes: int | None = None, config: DetectorCo
             notes.append(chance.note)
         # Infinities and absurd numbers are what a log of a broken run holds.
         with np.errstate(invalid="ignore", over="ignore"):
-            found = symptoms_of(part, chance.num_classes, config)
+            found = symptoms_of(part, chance.num_classes, DetectorConfig())
             by_event += [_candidates(Scene(part, seen, chance.num_classes)) for seen in found]
         events += [seen.event for seen in found]
         # What recurs is judged over all events, so it weighs as much as the first of them.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,8 +11,9 @@ from trainables.baseline import NON_FINITE_SCORE
 from trainables.config import DetectorConfig
 from trainables.runlog.attempts import Floats
 from trainables.runlog.eval_gap import LEARNED, eval_gap
+from trainables.runlog.event import Event
 from trainables.runlog.trajectory import Trajectory
-from trainables.timeline import Event, find_symptoms
+from trainables.timeline import events_of
 
 STALL_STEPS = 200
 STALL_POINTS = 16
@@ -39,7 +40,10 @@ class Seen:
 
 def symptoms_of(part: Trajectory, num_classes: int | None, config: DetectorConfig) -> list[Seen]:
     """Symptoms in the order of their first points."""
-    found = [_placed(part, event) for event in find_symptoms(part.signals(), config, num_classes)]
+    found = [
+        _seen(part, event.kind, event.step, event.end_step, event.severity, event.detail)
+        for event in events_of(part.signals(), config, num_classes)
+    ]
     kinds = {seen.event.kind for seen in found}
     chance = math.log(num_classes) if num_classes else 0.0
     more = [] if "stall" in kinds else [_stall(part, chance)]
@@ -48,13 +52,8 @@ def symptoms_of(part: Trajectory, num_classes: int | None, config: DetectorConfi
     return sorted([*found, *(seen for seen in more if seen)], key=lambda seen: seen.place)
 
 
-def _placed(part: Trajectory, event: Event) -> Seen:
-    """From positions to the log's steps."""
-    place, end = event.step, event.end_step
-    return Seen(replace(event, step=int(part.steps[place]), end_step=int(part.steps[end])), place, end)
-
-
 def _seen(part: Trajectory, kind: str, place: int, end: int, severity: float, detail: str) -> Seen:
+    """From positions to the log's steps."""
     event = Event(kind, int(part.steps[place]), int(part.steps[end]), min(NON_FINITE_SCORE, severity), detail)
     return Seen(event, place, end)
 
