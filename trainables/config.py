@@ -243,6 +243,11 @@ class DiagnosisConfig(Section):
     """tau_hi: severity, in noise units, from which an event counts as present."""
     absent_score: Positive = 3.0
     """tau_lo: severity up to which it counts as absent; between the two a replay is inconclusive."""
+    max_replayed_steps: PositiveInt = 750
+    """Steps that a diagnosis may replay: 15 % of a run of 5,000. Used up, the verdict is `unexplained`, with what was
+    learned."""
+    max_seconds: Positive = 600.0
+    """Seconds that it may take, likewise; below timeout_s."""
     min_confidence: Fraction = 0.6
     """Below it the verdict is `unexplained`."""
     timeout_s: Positive = 900.0

@@ -8,34 +8,27 @@ from dataclasses import replace
 
 from trainables.config import TrialConfig
 from trainables.detectors import Symptom
-from trainables.diagnosis.case import Case, Progress
-from trainables.diagnosis.naming import name_cause
+from trainables.diagnosis.case import BudgetSpentError, Case, Progress
+from trainables.diagnosis.causes import group_of
+from trainables.diagnosis.confidence import confidence_of
+from trainables.diagnosis.controls import Play, exact_control, placebo_control, reference_control
+from trainables.diagnosis.corruption import DEVICE, find_corruption
+from trainables.diagnosis.culprits import NOBODY
+from trainables.diagnosis.naming import NamedCause, name_cause
 from trainables.diagnosis.references import (
-    GROUP_OF,
-    LADDER,
-    Ingredient,
-    RateReference,
-    build_references,
+    Reference,
+    choose_references,
     clean_ingredients,
-    equals_reference,
+    foreign_since,
     last_change_point,
-    rate_before,
-    rate_divided,
     sample_pool,
 )
 from trainables.diagnosis.remedy import try_remedy
-from trainables.diagnosis.replay import Replayer, Severity, equal_bits
+from trainables.diagnosis.replay import FROM_THE_START, Replay, Replayer, Severity
+from trainables.diagnosis.screen import confirm, equal_rows, screen
 from trainables.diagnosis.snapshots import SnapshotRing
-from trainables.diagnosis.verdict import (
-    UNEXPLAINED,
-    Controls,
-    Diagnosis,
-    SwapResult,
-    Thresholds,
-    confidence_of,
-    leading_cause,
-)
-from trainables.ingredients import Stream, Swap
+from trainables.diagnosis.verdict import UNEXPLAINED, Controls, Diagnosis, SwapResult, Thresholds, leading_cause
+from trainables.ingredients import Stream
 from trainables.recipe import Recipe
 from trainables.state import Snapshot, TrainState
 
@@ -43,8 +36,7 @@ log = logging.getLogger(__name__)
 
 MARGIN = 3
 """Steps that a snapshot must lie before the onset."""
-PLACEBOS = 2
-MAX_SNAPSHOTS = 2
+MAX_SNAPSHOTS = 3
 """Snapshots tried before the diagnosis abstains."""
 
 
@@ -67,8 +59,6 @@ def diagnose(
     before = state.snapshot()
     pool = sample_pool(recipe, stream, symptom.onset)
     replayer = Replayer(state, stream, clean_ingredients(recipe, pool, state.ranks), config.data.loader_threads)
-    references = build_references(recipe, state, pool)
-    changed_at = last_change_point(stream, symptom.onset)
     case = Case(
         config,
         recipe,
@@ -80,171 +70,143 @@ def diagnose(
         Thresholds(config.diagnosis.present_score, config.diagnosis.absent_score),
         progress,
         snapshot=before,
-        stop=max(symptom.onset + config.diagnosis.horizon, symptom.step + 1),
+        stop=last_step(config, symptom),
     )
     try:
-        diagnosis = examine(case, references, changed_at, snapshots, recorded)
+        diagnosis = examine(case, choose_snapshots(case, snapshots), recorded, before)
     finally:
         state.restore(before)
-    return replace(diagnosis, replayed_steps=replayer.steps, seconds=round(time.monotonic() - started, 2))
+    return replace(
+        diagnosis,
+        replayed_steps=replayer.steps,
+        seconds=round(time.monotonic() - started, 2),
+        snapshot_bytes=snapshots.memory,
+    )
 
 
-def examine(
-    case: Case,
-    references: dict[Ingredient, Swap],
-    changed_at: int | None,
-    snapshots: SnapshotRing,
-    recorded: dict[int, float],
-) -> Diagnosis:
-    """Controls from the latest usable snapshot, from an older one where they fail, then the swaps."""
-    outcome = ""
-    for snapshot in choose_snapshots(case, snapshots, changed_at):
-        case.snapshot = snapshot
-        case.curves.clear()
-        rate, controls, outcome = run_controls(case, references, changed_at, recorded)
-        if not outcome:
-            return weigh(case, references, rate, controls)
-        if case.thresholds.is_absent(controls.exact):
-            break
+def last_step(config: TrialConfig, symptom: Symptom) -> int:
+    """Where replays end. Of a whole run no step comes after the confirmation: those losses are what was judged."""
+    if symptom.kind in FROM_THE_START:
+        return symptom.step + 1
+    return max(symptom.onset + config.diagnosis.horizon, symptom.step + 1)
+
+
+def choose_snapshots(case: Case, snapshots: SnapshotRing) -> list[Snapshot]:
+    """Candidates, best first: before the first step known to be foreign, then before the onset, then older ones.
+
+    An event with no healthy stretch before it is replayed from step 0 only, and an old snapshot only where its replays
+    fit into the budget.
+    """
+    onset = case.symptom.onset
+    if case.symptom.kind in FROM_THE_START:
+        return snapshots.before(0, margin=0)[-1:]
+    usable = snapshots.before(onset, margin=MARGIN)
+    known = [*foreign_since(case.recipe, case.stream, onset, case.state.ranks).values()]
+    changed_at = last_change_point(case.stream, onset)
+    known += [changed_at - 1] if changed_at is not None else []
+    untouched = snapshots.before(min(known), margin=0) if known else []
+    candidates = [*untouched[:1], *usable[:2], *usable[2:][-2:-1], usable[-1]]
+    unique = list({snapshot.step: snapshot for snapshot in candidates}.values())
+    longest = case.config.diagnosis.max_replayed_steps // 6
+    return [s for s in unique if s is unique[0] or case.stop - s.step <= longest][:MAX_SNAPSHOTS]
+
+
+def examine(case: Case, snapshots: list[Snapshot], recorded: dict[int, float], live: Snapshot) -> Diagnosis:
+    """Controls from the best snapshot, from another one where they fail, then the swaps."""
+    controls, outcome = None, ""
+    try:
+        for snapshot in snapshots:
+            case.snapshot = snapshot
+            case.curves.clear()
+            exact, controls = exact_control(case, recorded)
+            if not case.thresholds.is_present(controls.exact):
+                return not_back(case, exact, controls, recorded, live)
+            controls = placebo_control(case, controls)
+            if not all(map(case.thresholds.is_present, controls.placebo)):
+                outcome = "a placebo (order within the batch, 1e-6 of weight noise) removes the event: it is chaotic"
+                continue
+            steps = range(snapshot.step, case.stop)
+            pool = sample_pool(case.recipe, case.stream, case.symptom.onset)
+            references, equal = choose_references(case.recipe, case.state, case.stream, snapshot, steps, pool)
+            play, controls = reference_control(case, references, controls)
+            if play is not None:
+                case.table[:] = equal_rows(equal, controls.exact)
+                return weigh(case, references, play, controls)
+            outcome = "the event stays with every ingredient at its reference value"
+    except BudgetSpentError:
+        budget = case.config.diagnosis
+        outcome = f"the budget of {budget.max_replayed_steps} replayed steps or {budget.max_seconds:g} s is used up" + (
+            f"; {outcome}" if outcome else ""
+        )
     return abstain(case, controls, outcome)
 
 
-def choose_snapshots(case: Case, snapshots: SnapshotRing, changed_at: int | None) -> list[Snapshot]:
-    """Candidates, latest first: before the change point where the ring reaches back that far, else before the onset.
-
-    An event with no healthy stretch before it is replayed from step 0 only.
-    """
-    if case.symptom.kind == "instability":
-        return snapshots.before(0, margin=0)[-1:]
-    before_jump = snapshots.before(changed_at, margin=1)[:-1] if changed_at is not None else []
-    return (before_jump or snapshots.before(case.symptom.onset, margin=MARGIN))[:MAX_SNAPSHOTS]
-
-
-def run_controls(
-    case: Case, references: dict[Ingredient, Swap], changed_at: int | None, recorded: dict[int, float]
-) -> tuple[RateReference | None, Controls, str]:
-    """Exact replay, placebos, all-reference replay.
-
-    Returns the rate reference that made the last one healthy (None: the run's own), the controls, and what failed.
-    """
-    thresholds = case.thresholds
-    exact = case.replay("as run", [], keep=True)
-    controls = Controls(
-        exact=case.severity(exact),
-        exact_bits_equal=equal_bits(exact, recorded),
-        snapshot_step=case.snapshot.step,
-        horizon=case.stop - case.symptom.onset,
-    )
-    log.info("exact replay: severity %.2f, bits equal: %s", controls.exact, controls.exact_bits_equal)
-    if not thresholds.is_present(controls.exact):
-        reason = (
-            "an exact replay has the run's own bits, but its event is too weak to be told from the noise before it"
-            if controls.exact_bits_equal
-            else "an exact replay does not bring the event back: the device or non-determinism is the suspect"
-        )
-        return None, controls, reason
-    placebo = [case.score(f"placebo {i}", [], placebo=i) for i in range(PLACEBOS)]
-    controls = replace(controls, placebo=placebo)
-    if not all(map(thresholds.is_present, placebo)):
-        return (
-            None,
-            controls,
-            "a placebo (order within the batch, 1e-6 of weight noise) removes the event: it is chaotic",
-        )
-    for rate in rate_candidates(case, changed_at):
-        swaps = [*references.values(), *([rate.swap] if rate else [])]
-        severity = case.score("all reference", swaps, keep=True)
-        controls = replace(controls, all_reference=severity)
-        if thresholds.is_absent(severity):
-            return rate, controls, ""
-    return None, controls, "the event stays with every ingredient at its reference value"
-
-
-def rate_candidates(case: Case, changed_at: int | None) -> list[RateReference | None]:
-    """Rates to try in the all-reference control: the one before the change point, or the run's own, then the ladder.
-
-    The run's own rate comes first where there is no change point: if all else at reference is healthy at that rate,
-    the rate alone is no cause, and dividing it would only hide others.
-    """
-    ladder = [rate_divided(case.stream, divisor, case.symptom.onset) for divisor in LADDER]
-    return [rate_before(case.stream, changed_at) if changed_at is not None else None, *ladder]
-
-
-def weigh(case: Case, references: dict[Ingredient, Swap], rate: RateReference | None, controls: Controls) -> Diagnosis:
-    """One swap an ingredient, the table, the verdict, its confirmation and the remedy."""
-    swaps = dict(references)
-    if rate is not None:
-        swaps = {"learning_rate": rate.swap, **swaps}
-    table = [screen(case, ingredient, swaps, controls.exact) for ingredient in swaps]
-    leader = leading_cause(table)
-    if leader is None:
-        return abstain(case, controls, "no single ingredient is both necessary and sufficient", table)
-    agreed, total = confirm(case, leader.ingredient, swaps)
-    confidence = confidence_of(agreed, total)
-    named = name_cause(leader.ingredient, case.recipe, case.stream, case.symptom.step, rate)
-    table = [replace(row, evidence=named.evidence) if row is leader else row for row in table]
-    if confidence < case.config.diagnosis.min_confidence:
-        reason = f"{named.name} is the leading suspect, but only {agreed} of {total} replays agree"
-        return abstain(case, controls, reason, table, confidence)
-    remedy = try_remedy(case, leader, swaps[leader.ingredient], rate)
+def not_back(case: Case, exact: Replay, controls: Controls, recorded: dict[int, float], live: Snapshot) -> Diagnosis:
+    """The event did not come back: too weak, or the state was corrupted, or the replay is not exact."""
+    if controls.exact_bits_equal:
+        reason = "an exact replay has the run's own bits, but its event is too weak to be told from the noise before it"
+        return abstain(case, controls, reason)
+    corruption = find_corruption(case, exact, recorded, live)
+    if corruption is None:
+        return abstain(case, controls, DEVICE)
+    named = corruption.named
     return Diagnosis(
         symptom=case.symptom,
         epoch=case.recipe.sampler.epoch(case.symptom.onset),
         cause=named.name,
-        group=GROUP_OF[leader.ingredient],
+        group="numerics",
+        confidence=round(confidence_of(2, 2, "declared"), 3),
+        summary=f"{case.symptom.kind} at step {case.symptom.onset}: {named.name} ({named.evidence}). Two exact replays "
+        "agree with each other and do not bring the event back: the device is the suspect.",
+        table=case.table,
+        controls=controls,
+        curves=case.curves,
+        culprits=named.culprits,
+    )
+
+
+def weigh(case: Case, references: list[Reference], play: Play, controls: Controls) -> Diagnosis:
+    """One swap an ingredient, the table, the verdict, its confirmation and the remedy."""
+    table = screen(case, play, references)
+    leader = leading_cause(table)
+    if leader is None:
+        return abstain(case, controls, "no single ingredient is both necessary and sufficient")
+    if leader.ingredient not in play.swaps:
+        return abstain(case, controls, f"{leader.ingredient} is no part of what makes the run healthy")
+    agreed, total, confidence = confirm(case, leader, play)
+    reference = next(r for r in play.references if r.ingredient == leader.ingredient)
+    named = name_cause(case, reference, play.rate)
+    case.table[:] = [replace(row, evidence=named.evidence) if row is leader else row for row in table]
+    if confidence < case.config.diagnosis.min_confidence:
+        reason = f"{named.name} is the leading suspect, but only {agreed} of {total} replays agree"
+        return abstain(case, controls, reason, confidence)
+    remedy = try_remedy(case, leader, reference, play.rate)
+    return Diagnosis(
+        symptom=case.symptom,
+        epoch=case.recipe.sampler.epoch(case.symptom.onset),
+        cause=named.name,
+        group=group_of(named.name, leader.ingredient),
         confidence=round(confidence, 3),
-        summary=(
-            f"{case.symptom.kind} at step {case.symptom.onset}: {named.name} ({named.evidence}). Swapping the "
-            f"{leader.ingredient.replace('_', ' ')} alone makes it vanish, and it alone makes it appear; "
-            f"{agreed} of {total} replays agree."
-        ),
-        table=table,
+        summary=verdict_text(case, leader, named, f"{agreed} of {total} replays agree"),
+        table=case.table,
         controls=controls,
         curves=case.curves,
         remedy=remedy,
+        culprits=named.culprits,
     )
 
 
-def screen(case: Case, ingredient: Ingredient, swaps: dict[Ingredient, Swap], exact: float) -> SwapResult:
-    """Necessary, and where it may be, sufficient. A swap that changes no value needs no replay: it is the exact one."""
-    swap = swaps[ingredient]
-    if equals_reference(ingredient, case.stream, swap, range(case.snapshot.step, case.stop), case.state.ranks):
-        same = "equal to the reference at every replayed step"
-        return SwapResult(ingredient, swap.name, round(exact, 2), "no", evidence=same)
-    without = case.score(f"{ingredient} swapped", [swap], keep=True)
-    necessary = case.thresholds.necessary(without)
-    if necessary == "no":
-        return SwapResult(ingredient, swap.name, round(without, 2), necessary)
-    alone = case.score(f"{ingredient} alone", everything_but(ingredient, swaps), keep=True)
-    return SwapResult(
-        ingredient, swap.name, round(without, 2), necessary, round(alone, 2), case.thresholds.sufficient(alone)
+def verdict_text(case: Case, leader: SwapResult, named: NamedCause, agreement: str) -> str:
+    """One sentence on the symptom and the cause, one on the tests."""
+    return (
+        f"{case.symptom.kind} at step {case.symptom.onset}: {named.name} ({named.evidence}). Swapping the "
+        f"{leader.ingredient.replace('_', ' ')} alone makes it vanish, and it alone makes it appear; {agreement}."
     )
 
 
-def confirm(case: Case, ingredient: Ingredient, swaps: dict[Ingredient, Swap]) -> tuple[int, int]:
-    """Further replays of both tests, each under its own placebo.
-
-    Returns how many agree, of how many, the two of the screening included.
-    """
-    agreed, total = 2, 2
-    for i in range(case.config.diagnosis.replicates):
-        key = 1000 + i
-        without = case.score(f"{ingredient} swapped, replicate {i}", [swaps[ingredient]], placebo=key)
-        alone = case.score(f"{ingredient} alone, replicate {i}", everything_but(ingredient, swaps), placebo=key)
-        agreed += case.thresholds.is_absent(without) + case.thresholds.is_present(alone)
-        total += 2
-    return agreed, total
-
-
-def everything_but(ingredient: Ingredient, swaps: dict[Ingredient, Swap]) -> list[Swap]:
-    """All reference values, the suspect's excepted."""
-    return [swap for other, swap in swaps.items() if other != ingredient]
-
-
-def abstain(
-    case: Case, controls: Controls, reason: str, table: list[SwapResult] | None = None, confidence: float = 0.0
-) -> Diagnosis:
+def abstain(case: Case, controls: Controls | None, reason: str, confidence: float = 0.0) -> Diagnosis:
     """An honest 'unexplained', with what was seen."""
+    nothing = Controls(exact=case.symptom.severity, exact_bits_equal=False, snapshot_step=case.snapshot.step, horizon=0)
     return Diagnosis(
         symptom=case.symptom,
         epoch=case.recipe.sampler.epoch(case.symptom.onset),
@@ -252,7 +214,8 @@ def abstain(
         group=UNEXPLAINED,
         confidence=round(confidence, 3),
         summary=f"{case.symptom.kind} at step {case.symptom.onset}: {reason}.",
-        table=table or [],
-        controls=controls,
+        table=case.table,
+        controls=controls or nothing,
         curves=case.curves,
+        culprits=NOBODY,
     )

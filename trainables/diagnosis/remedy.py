@@ -2,37 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from trainables.config import ModelConfig, OptimConfig
 from trainables.data.sampler import EpochSampler
 from trainables.diagnosis.case import Case
-from trainables.diagnosis.references import Ingredient, RateReference, merged_batch_size
+from trainables.diagnosis.causes import Ingredient
+from trainables.diagnosis.references import RateReference, Reference, merged_batch_size
+from trainables.diagnosis.references.rates import WARM_UP
+from trainables.diagnosis.replay import FROM_THE_START
 from trainables.diagnosis.verdict import Remedy, SwapResult
 from trainables.ingredients import Ingredients, Swap
+from trainables.schedules import RAMPED
 
 LONGER = 2
 """A cure is replayed over this many times the horizon: a lower rate must not merely delay the event."""
 
-OUTSIDE_THE_CONFIG = {
+OUTSIDE_THE_CONFIG: Mapping[Ingredient, str] = {
+    "state": "find what changes the state between steps, and go on from a snapshot before it",
+    "gradients": "find what changes the gradients after the backward pass",
+    "step_code": "train with the reference step: clear, forward, backward, one optimizer step",
+    "loss": "use the loss of the config, which takes the logarithm of the softmax in one",
     "labels": "use the labels of the data index",
     "samples": "train on other samples of the epoch at these steps: shuffle them again or skip them",
 }
 """Cures of faults that no config key has made."""
 
 
-def try_remedy(case: Case, row: SwapResult, swap: Swap, rate: RateReference | None) -> Remedy:
+def try_remedy(case: Case, row: SwapResult, reference: Reference, rate: RateReference | None) -> Remedy:
     """The run with only the guilty ingredient put right, over a longer stretch; verified where that stays healthy.
 
-    A run that was erratic from the start is replayed over the same stretch, which is the whole run.
+    A run that was erratic from the start is replayed over the same stretch, which is the whole run. Where the budget
+    doesn't go any further, the replay of the screening has to do.
     """
-    cure = larger_batch(case) if row.ingredient == "normalization" else swap
-    whole_run = case.symptom.kind == "instability"
+    cure = larger_batch(case) if row.ingredient == "normalization" else reference.swap
+    whole_run = case.symptom.kind in FROM_THE_START
     if not whole_run:
+        short = case.stop
         longer = case.symptom.onset + LONGER * (case.stop - case.symptom.onset)
         case.stop = min(longer, max(case.stop, case.config.max_steps))
-    severity = row.severity_without if whole_run and cure is swap else case.score("remedy", [cure], keep=True)
-    change, text = describe(case, row.ingredient, rate)
+        case.stop = case.stop if case.affords(1) else short
+    change, text = describe(case, reference, rate)
+    if (whole_run and cure is reference.swap) or not case.affords(1):
+        verified = cure is reference.swap and case.thresholds.is_absent(row.severity_without)
+        return Remedy(change, text, verified, row.severity_without)
+    severity = case.score("remedy", [cure], keep=True)
     return Remedy(change, text, case.thresholds.is_absent(severity), round(severity, 2))
 
 
@@ -50,10 +66,10 @@ def larger_batch(case: Case) -> Swap:
     return Swap(f"batch of {size}", apply)
 
 
-def describe(case: Case, ingredient: Ingredient, rate: RateReference | None) -> tuple[dict[str, Any], str]:
-    """(changed config keys, one sentence) of the cure for `ingredient`."""
+def describe(case: Case, reference: Reference, rate: RateReference | None) -> tuple[dict[str, Any], str]:
+    """(changed config keys, one sentence) of the cure for an ingredient."""
     config = case.config
-    match ingredient:
+    match reference.ingredient:
         case "learning_rate":
             assert rate is not None
             return describe_rate(case, rate)
@@ -65,18 +81,46 @@ def describe(case: Case, ingredient: Ingredient, rate: RateReference | None) -> 
             name = case.recipe.reference_normalization.name
             change = {"data.normalization": name} if config.data.normalization != name else {}
             return change, f"decode and normalise with {name} statistics from step {case.symptom.onset} on"
-        case "labels" | "samples":
-            return {}, OUTSIDE_THE_CONFIG[ingredient]
-        case "number_format":
-            return {"precision.amp": "fp32"}, "train in float32"
+    if reference.standing == "usual":
+        return describe_usual(case, reference)
+    return {}, OUTSIDE_THE_CONFIG.get(reference.ingredient, f"train with {reference.swap.name}")
+
+
+def describe_usual(case: Case, reference: Reference) -> tuple[dict[str, Any], str]:
+    """Practice's value in the place of the config's."""
+    optim, model, precision = OptimConfig(), ModelConfig(), case.config.precision
+    changes: dict[str, dict[str, Any]] = {
+        "weight_decay": {"optim.weight_decay": 0.0},
+        "moments": {"optim.betas": optim.betas, "optim.eps": optim.eps}
+        if case.config.optim.kind in ("adamw", "lamb")
+        else {"optim.momentum": optim.momentum},
+        "norm_settings": {"model.bn_momentum": model.bn_momentum, "model.bn_eps": model.bn_eps},
+        "number_format": {"precision.amp": "fp32"}
+        | ({"precision.loss_scale": None} if precision.loss_scale is not None else {}),
+    }
+    if reference.ingredient == "number_format":
+        return changes["number_format"], "train in float32"
+    return changes.get(reference.ingredient, {}), f"train with {reference.swap.name}"
 
 
 def describe_rate(case: Case, rate: RateReference) -> tuple[dict[str, Any], str]:
-    """Hold the rate of before the jump, or go down the ladder."""
+    """Hold the rate of before the jump, warm up, or go along the ladder."""
     schedule, optim = case.config.schedule, case.config.optim
-    if rate.changed_at is None:
-        change = {"optim.lr": optim.lr / rate.divisor}
-        return change, f"lower optim.lr from {optim.lr:g} to {optim.lr / rate.divisor:g}"
+    match rate.kind:
+        case "declared":
+            return {}, "train with the learning rate of the config"
+        case "warm-up":
+            change: dict[str, Any] = {"schedule.warmup_steps": WARM_UP} if schedule.kind in RAMPED else {}
+            if schedule.kind == "cosine":
+                change = {"schedule.kind": "cosine_warmup", "schedule.warmup_steps": WARM_UP}
+            return change, f"warm up over {WARM_UP} steps"
+        case "climb":
+            change = {"schedule.t_max": None} if schedule.t_max is not None else {}
+            return change, f"hold the learning rate at {rate.rate:.4g} from step {rate.changed_at} on"
+        case "ladder" | "raised":
+            word = "lower" if rate.divisor > 1 else "raise"
+            change = {"optim.lr": optim.lr / rate.divisor}
+            return change, f"{word} optim.lr from {optim.lr:g} to {optim.lr / rate.divisor:g}"
     text = f"hold the learning rate at {rate.rate:.4g} after step {rate.changed_at}"
     if schedule.kind == "multi_step" and rate.changed_at in schedule.milestones:
         return {"schedule.milestones": [m for m in schedule.milestones if m < rate.changed_at]}, text

@@ -25,6 +25,8 @@ from trainables.state import Snapshot, TrainState
 
 WEIGHT_NOISE = 1e-6
 """Relative noise on the weights that a placebo adds."""
+FROM_THE_START = frozenset({"instability", "stall"})
+"""Symptoms of a whole run: no healthy stretch comes before, and the last steps are what counts."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Severity:
             return NON_FINITE_SCORE
         if self.symptom.kind == "instability":
             return erratic_score(losses[-self.detector.erratic_window :], baseline.chance)
+        if self.symptom.kind in FROM_THE_START:
+            return baseline.loss_score(median(losses[-window:]))
         scores = [baseline.loss_score(loss) for loss in losses]
         batch = max(median(scores[i : i + window]) for i in range(max(1, len(scores) - window + 1)))
         damage = (replay.clean_after - replay.clean_before) / baseline.noise
@@ -74,7 +78,7 @@ class Severity:
 
     def settled(self, signals: Sequence[StepSignals]) -> bool:
         """Whether the last losses already make the event present, whatever comes after."""
-        if self.symptom.kind in ("input_shift", "instability"):
+        if self.symptom.kind == "input_shift" or self.symptom.kind in FROM_THE_START:
             return False
         last = [s for s in signals[-self.window :] if s.step >= self.symptom.onset]
         if any(not s.finite for s in last):
@@ -154,5 +158,16 @@ def shuffled_within_batch(key: int) -> Swap:
 
 def equal_bits(replay: Replay, recorded: dict[int, float]) -> bool:
     """Whether every replayed loss that was recorded came back with the same bits."""
-    pairs = [(s.loss, recorded[s.step]) for s in replay.signals if s.step in recorded]
-    return bool(pairs) and all(np.float64(a).tobytes() == np.float64(b).tobytes() for a, b in pairs)
+    known = any(s.step in recorded for s in replay.signals)
+    return known and first_other_bits(replay, recorded) is None
+
+
+def first_other_bits(replay: Replay, recorded: dict[int, float]) -> int | None:
+    """The first step whose replayed loss is not the recorded one, to the last bit."""
+    pairs = ((s.step, s.loss, recorded[s.step]) for s in replay.signals if s.step in recorded)
+    return next((step for step, a, b in pairs if np.float64(a).tobytes() != np.float64(b).tobytes()), None)
+
+
+def as_recorded(recorded: dict[int, float], steps: range) -> Replay:
+    """What a replay of `steps` would give whose bits are the run's own; the clean batch was not scored then."""
+    return Replay(tuple(StepSignals(step, recorded[step]) for step in steps), math.nan, math.nan)

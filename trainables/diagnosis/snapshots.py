@@ -6,14 +6,26 @@ from collections import deque
 
 from trainables.state import Snapshot, TrainState
 
+OLDER = 2
+"""Sparse snapshots kept besides the recent ones."""
+
 
 class SnapshotRing:
-    """Step 0's state, and the last `keep` states taken every `every` steps, in host memory."""
+    """Step 0's state, the last `keep` states taken every `every` steps, and OLDER sparse ones, in host memory."""
 
     def __init__(self, every: int, keep: int) -> None:
         self.every = every
+        self.sparse = 2 * every * keep
+        """Steps between the older ones: of a fault that takes long to show, the recent states know nothing else."""
         self.first: Snapshot | None = None
         self.recent: deque[Snapshot] = deque(maxlen=keep)
+        self.older: deque[Snapshot] = deque(maxlen=OLDER)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of all tensors that are kept."""
+        kept = {snapshot.step: snapshot for snapshot in (self.first, *self.older, *self.recent) if snapshot is not None}
+        return sum(t.numel() * t.element_size() for snapshot in kept.values() for t in snapshot.tensors.values())
 
     def is_due(self, step: int) -> bool:
         """Whether the state before `step` is to be taken."""
@@ -30,9 +42,11 @@ class SnapshotRing:
             self.first = snapshot
         else:
             self.recent.append(snapshot)
+            if snapshot.step % self.sparse == 0:
+                self.older.append(snapshot)
 
     def before(self, step: int, *, margin: int) -> list[Snapshot]:
         """Snapshots at least `margin` steps before `step`, latest first; step 0's is always the last resort."""
         assert self.first is not None
-        usable = [snapshot for snapshot in reversed(self.recent) if snapshot.step <= step - margin]
-        return [*usable, self.first]
+        kept = {snapshot.step: snapshot for snapshot in (*self.older, *self.recent)}
+        return [*(kept[k] for k in sorted(kept, reverse=True) if k <= step - margin), self.first]

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from trainables.detectors import Symptom
-from trainables.diagnosis.references import Ingredient
+from trainables.diagnosis.causes import Ingredient
+from trainables.diagnosis.culprits import NOBODY, Culprits
 
 Answer = Literal["yes", "no", "inconclusive", "not tested"]
 UNEXPLAINED = "unexplained"
@@ -52,6 +53,8 @@ class SwapResult:
     """Severity with every other ingredient swapped for its reference; None: not tested."""
     sufficient: Answer = "not tested"
     evidence: str = ""
+    standing: str = ""
+    """declared, usual or drawn, as `references` has it; empty: equal to the run's own value."""
 
     @property
     def is_cause(self) -> bool:
@@ -101,8 +104,11 @@ class Diagnosis:
     controls: Controls
     curves: dict[str, list[list[float]]] = field(default_factory=dict)
     remedy: Remedy | None = None
+    culprits: Culprits = NOBODY
     replayed_steps: int = 0
     seconds: float = 0.0
+    snapshot_bytes: int = 0
+    """Host memory of the snapshots that were kept, on one rank."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; the layout of `diagnosis.json`."""
@@ -113,12 +119,14 @@ class Diagnosis:
         return content
 
 
-def confidence_of(agreed: int, of: int) -> float:
-    """Laplace's rule of succession: the chance that the next replay would agree too."""
-    return (agreed + 1) / (of + 2)
-
-
 def leading_cause(table: Sequence[SwapResult]) -> SwapResult | None:
-    """The one ingredient that is both necessary and sufficient; None where there is none, or more than one."""
+    """The one ingredient that is both necessary and sufficient.
+
+    Where several are, the one whose value is proven to be foreign: it is the more specific. None where nothing parts
+    them, or there is none.
+    """
     causes = [row for row in table if row.is_cause]
+    for standing in ("declared", "usual"):
+        if len(causes) > 1 and any(row.standing == standing for row in causes):
+            causes = [row for row in causes if row.standing == standing]
     return causes[0] if len(causes) == 1 else None

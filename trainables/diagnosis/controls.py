@@ -1,0 +1,97 @@
+"""Replays that must come out as expected before any swap is blamed: exact, placebos, all at reference."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from trainables.diagnosis.case import Case
+from trainables.diagnosis.causes import Ingredient
+from trainables.diagnosis.references import RateReference, Reference, rate_candidates
+from trainables.diagnosis.references.choose import Standing
+from trainables.diagnosis.replay import FROM_THE_START, Replay, as_recorded, equal_bits
+from trainables.diagnosis.verdict import Controls
+from trainables.ingredients import Swap
+
+log = logging.getLogger(__name__)
+
+PLACEBOS = 2
+PROOF = 16
+"""Steps from step 0 on whose bits prove that the recorded losses of a whole run are what a replay would give."""
+
+
+@dataclass(frozen=True)
+class Play:
+    """The smallest set of references found that makes the run healthy, and the rate among them."""
+
+    references: tuple[Reference, ...]
+    rate: RateReference | None
+
+    @property
+    def swaps(self) -> dict[Ingredient, Swap]:
+        """By ingredient."""
+        return {reference.ingredient: reference.swap for reference in self.references}
+
+
+def exact_control(case: Case, recorded: dict[int, float]) -> tuple[Replay, Controls]:
+    """Replay the run as it was.
+
+    A whole run whose losses are all on record is replayed for PROOF steps only: a step is a pure function, so that the
+    rest of the bits follow.
+    """
+    steps = range(case.stop)
+    whole = case.symptom.kind in FROM_THE_START and case.snapshot.step == 0 and all(k in recorded for k in steps)
+    if whole and case.stop > PROOF:
+        case.progress("as run")
+        first = case.replayer.run(case.snapshot, PROOF)
+        exact = as_recorded(recorded, steps) if equal_bits(first, recorded) else case.replay("as run", [])
+        case.replays[case.key([], None)] = exact
+        case.curves["as run"] = exact.curve()
+    else:
+        exact = case.replay("as run", [], keep=True)
+    controls = Controls(
+        exact=case.severity(exact),
+        exact_bits_equal=equal_bits(exact, recorded),
+        snapshot_step=case.snapshot.step,
+        horizon=case.stop - case.symptom.onset,
+    )
+    log.info("exact replay: severity %.2f, bits equal: %s", controls.exact, controls.exact_bits_equal)
+    return exact, controls
+
+
+def placebo_control(case: Case, controls: Controls) -> Controls:
+    """Replay with what can't matter changed."""
+    placebo = [case.score(f"placebo {i}", [], placebo=i) for i in range(PLACEBOS)]
+    return replace(controls, placebo=placebo)
+
+
+def reference_control(case: Case, references: list[Reference], controls: Controls) -> tuple[Play | None, Controls]:
+    """Replay with more and more at reference until it is healthy; None: it never is."""
+    for play in plays(case, references):
+        severity = case.score("all reference", list(play.swaps.values()), keep=True)
+        controls = replace(controls, all_reference=severity)
+        if case.thresholds.is_absent(severity):
+            return play, controls
+    return None, controls
+
+
+def plays(case: Case, references: list[Reference]) -> Iterator[Play]:
+    """First what the run did not do as declared, then practice's values, then other draws, then other rates."""
+    foremost, *others = rate_candidates(case.recipe, case.stream, case.symptom)
+    by_rate = [as_reference(foremost)] if foremost is not None else []
+    tried: set[tuple[Reference, ...]] = {()}
+    for standings in (("declared",), ("declared", "usual"), ("declared", "usual", "drawn")):
+        chosen = (*by_rate, *(r for r in references if r.standing in standings))
+        if chosen not in tried:
+            tried.add(chosen)
+            yield Play(chosen, foremost)
+    for rate in others:
+        assert rate is not None
+        yield Play((as_reference(rate), *references), rate)
+
+
+def as_reference(rate: RateReference) -> Reference:
+    """A rate among the references."""
+    standing: Standing = "declared" if rate.changed_at is not None else "usual"
+    return Reference("learning_rate", rate.swap, standing, rate.changed_at)
