@@ -1,0 +1,194 @@
+"""Why running statistics that are healed by a recalibration are bad: edited, rounded, slow, noisy, or carried along."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from trainables.diagnosis.evaluation_case import EvaluationCase, Reference
+from trainables.diagnosis.evaluation_severity import Score
+from trainables.diagnosis.evaluation_statistics import (
+    Statistics,
+    own_statistics,
+    recalibrate,
+    set_statistics,
+    training_batches,
+)
+from trainables.diagnosis.naming import NamedCause
+from trainables.diagnosis.snapshots import SnapshotRing
+from trainables.ingredients import Edit, Stream, Swap, with_swaps
+from trainables.loop import run_steps
+from trainables.norms import NormSettings, batch_norms
+from trainables.state import Snapshot
+
+USUAL = NormSettings()
+"""torch's momentum and epsilon."""
+SOUND_MOMENTA = (0.003, 0.3)
+"""Least and largest momentum that is practice: TensorFlow's ResNets have 0.003, torch's 0.1."""
+LOOK_BACK = 512
+"""Steps in which an edit of the statistics is looked for."""
+REPLAYED = (8, 128)
+"""Least and largest number of steps of a replay of the statistics."""
+SMALL = 8
+"""Samples below which statistics are too noisy: the error of batch norm rises fast (Wu and He 2018, figure 1)."""
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A cause, and the severity of the replay that proved its cure; None: the recalibration is the cure."""
+
+    named: NamedCause
+    cured: float | None = None
+
+
+def name_running_statistics(
+    case: EvaluationCase,
+    snapshots: SnapshotRing,
+    others: Sequence[Reference],
+    recalibrated: Statistics,
+    expected: Score,
+) -> Cause:
+    """The cause, the surest evidence first.
+
+    others: references of the other ingredients, under which replays are scored against `expected`.
+    """
+    edited = find_edit(case)
+    if edited is not None:
+        return Cause(edited)
+    momentum = run_momentum(case)
+    snapshot = choose_snapshot(case, snapshots)
+    if is_foreign(case, momentum) and snapshot is not None:
+        usual = Swap(f"momentum {USUAL.momentum:g}", lambda i: replace(i, norm=USUAL))
+        cured = replay_statistics(case, snapshot, [usual], others, expected)
+        if case.thresholds.is_absent(cured):
+            text = f"momentum {momentum:g}; {case.before.step - snapshot.step} steps at {USUAL.momentum:g} heal it"
+            return Cause(NamedCause("bn_momentum", text), cured)
+    if is_initial(case.own):
+        return Cause(NamedCause("bn_frozen", "the running statistics are still those that the model started with"))
+    if is_rounded(case.own):
+        return Cause(NamedCause("bn_low_precision", "every running statistic is a bfloat16 number"))
+    samples = samples_of_statistics(case)
+    if samples < SMALL and snapshot is not None:
+        returned = replay_statistics(case, snapshot, [], others, expected)
+        if case.thresholds.is_present(returned):
+            text = f"statistics over {samples} samples a step, whose running average loses recalibrated ones again"
+            return Cause(NamedCause("bn_small_batch", text))
+    return Cause(NamedCause("bn_stats_corrupt", largest_change(case.own, recalibrated)))
+
+
+def find_edit(case: EvaluationCase) -> NamedCause | None:
+    """The first of the latest steps whose edits of the state move the running statistics; None: none does."""
+    for step in range(max(0, case.last_step - LOOK_BACK), case.last_step + 1):
+        edits = case.stream(step).edits
+        # The same on all ranks: what only one rank's edit does is seen by all.
+        if case.state.ranks.total(float(bool(edits))) == 0:
+            continue
+        kind = edit_of_statistics(case, edits)
+        if kind == "rounds":
+            return NamedCause("bn_low_precision", f"an edit rounds the running statistics to bfloat16 from step {step}")
+        if kind == "moves":
+            return NamedCause("bn_stats_corrupt", f"an edit changes the running statistics from step {step} on")
+    return None
+
+
+@torch.no_grad()
+def edit_of_statistics(case: EvaluationCase, edits: tuple[Edit, ...]) -> str:
+    """What `edits` do to the running statistics, tried on recalibrated ones: moves, rounds, or nothing."""
+    state = case.state
+    for buffer in state.buffers:
+        # Numbers that bfloat16 doesn't have, and that no factor leaves alone.
+        if buffer.is_floating_point():
+            buffer.fill_(1.0 / 3.0)
+    for edit in edits:
+        edit(state)
+    values = torch.cat([buffer.flatten().float() for buffer in running(dict(state.model.named_buffers()))])
+    moved = float((values != torch.full_like(values, 1.0 / 3.0)).any())
+    rounded = float(torch.equal(values, torch.full_like(values, 1.0 / 3.0).bfloat16().float()))
+    state.restore(case.before)
+    moved, rounded = state.ranks.total(moved), state.ranks.total(rounded)
+    return "nothing" if moved == 0 else "rounds" if rounded == state.ranks.world_size else "moves"
+
+
+def run_momentum(case: EvaluationCase) -> float:
+    """Momentum of the last step's running statistics."""
+    if case.trained.norm is not None:
+        return case.trained.norm.momentum
+    return batch_norms(case.state.model)[0].momentum or 0.0
+
+
+def is_foreign(case: EvaluationCase, momentum: float) -> bool:
+    """Whether the momentum is not the config's, or one that is no practice."""
+    least, largest = SOUND_MOMENTA
+    return momentum != case.config.model.bn_momentum or not least <= momentum <= largest
+
+
+def choose_snapshot(case: EvaluationCase, snapshots: SnapshotRing) -> Snapshot | None:
+    """The oldest recent snapshot that a replay may start from; None where there is none."""
+    least, most = REPLAYED
+    step = case.before.step
+    usable = [s for s in snapshots.before(step, margin=least) if least <= step - s.step <= most]
+    return usable[-1] if usable else None
+
+
+def replay_statistics(
+    case: EvaluationCase, snapshot: Snapshot, swaps: Sequence[Swap], others: Sequence[Reference], expected: Score
+) -> float:
+    """Severity after a replay from recalibrated statistics of the snapshot, the other ingredients at their reference.
+
+    The live state is put back.
+    """
+    case.progress("replay of the running statistics")
+    state, stop = case.state, case.before.step
+    stream: Stream = with_swaps(case.stream, swaps)
+    state.restore(snapshot)
+    set_statistics(state, recalibrate(state, training_batches(case.recipe, case.stream, case.before.step - 1, 0)))
+    steps = run_steps(state, stream, snapshot.step, stop, loader_threads=case.config.data.loader_threads)
+    case.replayed_steps += sum(1 for _ in steps)
+    replayed = Reference("running_statistics", Swap("replayed"), own_statistics(state))
+    score = case.score("replayed statistics", [*others, replayed])
+    state.restore(case.before)
+    return case.severity(score, expected)
+
+
+def is_initial(statistics: Statistics) -> bool:
+    """Whether every running mean is 0, and every running variance 1."""
+    named = statistics.buffers.items()
+    means, variances = ([b for n, b in named if n.endswith(s)] for s in ("running_mean", "running_var"))
+    return not any(bool(b.any()) for b in means) and all(bool((b == 1.0).all()) for b in variances)
+
+
+def is_rounded(statistics: Statistics) -> bool:
+    """Whether every running statistic is a bfloat16 number."""
+    return all(torch.equal(b, b.bfloat16().to(b.dtype)) for b in running(statistics.buffers))
+
+
+def samples_of_statistics(case: EvaluationCase) -> int:
+    """Samples that one step's statistics are taken over, on one rank or under sync_bn on all."""
+    model, batch = case.config.model, case.config.global_batch_size
+    share = batch if model.norm == "sync_bn" else case.state.ranks.largest_share(batch)
+    return min(share, model.ghost_batch_size) if model.norm == "ghost_bn" else share
+
+
+def largest_change(own: Statistics, recalibrated: Statistics) -> str:
+    """The layer whose running variance is furthest from the recalibrated one."""
+    ratios = {
+        name.removesuffix(".running_var"): _furthest(own.buffers[name] / recalibrated.buffers[name].clamp_min(1e-12))
+        for name in own.buffers
+        if name.endswith("running_var")
+    }
+    layer = max(ratios, key=lambda name: abs(math.log(ratios[name])) if 0 < ratios[name] < math.inf else math.inf)
+    return f"the running variance of {layer} is {ratios[layer]:.3g} times the recalibrated one"
+
+
+def running(buffers: dict[str, Tensor]) -> list[Tensor]:
+    """The running means and variances among the buffers of a model."""
+    return [b for name, b in buffers.items() if name.rpartition(".")[2] in ("running_mean", "running_var")]
+
+
+def _furthest(ratios: Tensor) -> float:
+    ratios = torch.nan_to_num(ratios.double(), nan=0.0)
+    return float(ratios[ratios.clamp_min(1e-30).log().abs().argmax()])
