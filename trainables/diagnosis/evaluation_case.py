@@ -28,9 +28,11 @@ from trainables.state import Snapshot, TrainState
 log = logging.getLogger(__name__)
 
 SAMPLES = 2048
-"""Samples of val/ and of train/ that are scored; all of a smaller split."""
+"""Samples of val/ that are scored; all of a smaller split."""
+TRAIN_SAMPLES = 512
+"""Samples of the latest steps that stand for the training data."""
 STEPS = 64
-"""Latest steps at most whose samples stand for the training data."""
+"""Steps at most that these are taken from."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class EvaluationCase:
     @cached_property
     def train_ids(self) -> np.ndarray:
         """Samples of the latest steps, sorted, each once."""
-        return np.unique(np.concatenate([i.sample_ids for i in self._latest_steps()]))[:SAMPLES]
+        return np.unique(np.concatenate([i.sample_ids for i in self._latest_steps()]))
 
     def score(
         self,
@@ -136,7 +138,7 @@ class EvaluationCase:
     def _latest_steps(self) -> list[Ingredients]:
         batch = self.config.global_batch_size
         done = self.before.step
-        steps = max(1, min(done, STEPS, -(-SAMPLES // (2 * batch))))
+        steps = max(1, min(done, STEPS, -(-TRAIN_SAMPLES // batch)))
         return [replace(self.stream(k), mix=None) for k in range(done - steps, done)]
 
 

@@ -1,4 +1,4 @@
-"""Why running statistics that are healed by a recalibration are bad: edited, rounded, slow, noisy, or carried along."""
+"""Why running statistics that are healed by a recalibration are bad: edited, rounded, slow, or carried along."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ SOUND_MOMENTA = (0.003, 0.3)
 """Least and largest momentum that is practice: TensorFlow's ResNets have 0.003, torch's 0.1."""
 LOOK_BACK = 512
 """Steps in which an edit of the statistics is looked for."""
+TRIED = 8
+"""Edited steps at most whose edits are tried."""
 REPLAYED = (8, 128)
 """Least and largest number of steps of a replay of the statistics."""
-SMALL = 8
-"""Samples below which statistics are too noisy: the error of batch norm rises fast (Wu and He 2018, figure 1)."""
 
 
 @dataclass(frozen=True)
@@ -71,36 +71,31 @@ def name_running_statistics(
         return Cause(NamedCause("bn_frozen", "the running statistics are still those that the model started with"))
     if is_rounded(case.own):
         return Cause(NamedCause("bn_low_precision", "every running statistic is a bfloat16 number"))
-    samples = samples_of_statistics(case)
-    if samples < SMALL and snapshot is not None:
-        returned = replay_statistics(case, snapshot, [], others, expected)
-        if case.thresholds.is_present(returned):
-            text = f"statistics over {samples} samples a step, whose running average loses recalibrated ones again"
-            return Cause(NamedCause("bn_small_batch", text))
     return Cause(NamedCause("bn_stats_corrupt", largest_change(case.own, recalibrated)))
 
 
 def find_edit(case: EvaluationCase) -> NamedCause | None:
     """The first of the latest steps whose edits of the state move the running statistics; None: none does."""
-    for step in range(max(0, case.last_step - LOOK_BACK), case.last_step + 1):
-        edits = case.stream(step).edits
-        # The same on all ranks: what only one rank's edit does is seen by all.
-        if case.state.ranks.total(float(bool(edits))) == 0:
-            continue
-        kind = edit_of_statistics(case, edits)
+    first = max(0, case.last_step - LOOK_BACK)
+    edits = [case.stream(step).edits for step in range(first, case.last_step + 1)]
+    # The same on all ranks: what only one rank's edit does is seen by all.
+    edited = case.state.ranks.sum(torch.tensor([float(bool(found)) for found in edits])).nonzero().flatten().tolist()
+    for place in edited[:TRIED]:
+        kind = edit_of_statistics(case, edits[place])
         if kind == "rounds":
-            return NamedCause("bn_low_precision", f"an edit rounds the running statistics to bfloat16 from step {step}")
+            text = f"an edit rounds the running statistics to bfloat16 at step {first + place}"
+            return NamedCause("bn_low_precision", text)
         if kind == "moves":
-            return NamedCause("bn_stats_corrupt", f"an edit changes the running statistics from step {step} on")
+            return NamedCause("bn_stats_corrupt", f"an edit changes the running statistics at step {first + place}")
     return None
 
 
 @torch.no_grad()
 def edit_of_statistics(case: EvaluationCase, edits: tuple[Edit, ...]) -> str:
-    """What `edits` do to the running statistics, tried on recalibrated ones: moves, rounds, or nothing."""
+    """What `edits` do to running statistics of 1/3: moves, rounds, or nothing. The live state is put back."""
     state = case.state
     for buffer in state.buffers:
-        # Numbers that bfloat16 doesn't have, and that no factor leaves alone.
+        # A number that bfloat16 doesn't have, and that no factor leaves alone.
         if buffer.is_floating_point():
             buffer.fill_(1.0 / 3.0)
     for edit in edits:
@@ -166,29 +161,23 @@ def is_rounded(statistics: Statistics) -> bool:
     return all(torch.equal(b, b.bfloat16().to(b.dtype)) for b in running(statistics.buffers))
 
 
-def samples_of_statistics(case: EvaluationCase) -> int:
-    """Samples that one step's statistics are taken over, on one rank or under sync_bn on all."""
-    model, batch = case.config.model, case.config.global_batch_size
-    share = batch if model.norm == "sync_bn" else case.state.ranks.largest_share(batch)
-    return min(share, model.ghost_batch_size) if model.norm == "ghost_bn" else share
-
-
 def largest_change(own: Statistics, recalibrated: Statistics) -> str:
     """The layer whose running variance is furthest from the recalibrated one."""
-    ratios = {
-        name.removesuffix(".running_var"): _furthest(own.buffers[name] / recalibrated.buffers[name].clamp_min(1e-12))
-        for name in own.buffers
-        if name.endswith("running_var")
-    }
-    layer = max(ratios, key=lambda name: abs(math.log(ratios[name])) if 0 < ratios[name] < math.inf else math.inf)
-    return f"the running variance of {layer} is {ratios[layer]:.3g} times the recalibrated one"
+    furthest, text = -1.0, ""
+    for name in (name for name in own.buffers if name.endswith("running_var")):
+        layer, variance = name.removesuffix(".running_var"), own.buffers[name].double()
+        if not bool(torch.isfinite(variance).all()):
+            return f"the running variance of {layer} is not finite"
+        ratios = variance.clamp_min(1e-30) / recalibrated.buffers[name].double().clamp_min(1e-30)
+        ratio = float(ratios[ratios.log().abs().argmax()])
+        if abs(math.log(ratio)) > furthest:
+            furthest, text = (
+                abs(math.log(ratio)),
+                f"a running variance of {layer} is {ratio:.3g} times the recalibrated",
+            )
+    return text
 
 
 def running(buffers: dict[str, Tensor]) -> list[Tensor]:
     """The running means and variances among the buffers of a model."""
     return [b for name, b in buffers.items() if name.rpartition(".")[2] in ("running_mean", "running_var")]
-
-
-def _furthest(ratios: Tensor) -> float:
-    ratios = torch.nan_to_num(ratios.double(), nan=0.0)
-    return float(ratios[ratios.clamp_min(1e-30).log().abs().argmax()])
