@@ -19,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Its functions go to Ray by value, and SlipCover's probes can't be pickled.
 BY_VALUE := infra/ray_trial.py
 
-.PHONY: help setup sweep ui test check format lock bench-healthy bench-stories bench-train bench-gpu bench-norms bench-resume bench-fuzz bench-input bench-launches bench-curves
+.PHONY: help setup sweep ui test check format lock bench-healthy bench-stories bench-train bench-gpu bench-norms bench-resume bench-fuzz bench-input bench-launches bench-curves bench-diagnosis
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -78,6 +78,9 @@ bench-resume: setup ## weights after SIGKILL and resume against those of an undi
 
 bench-launches: setup ## what decoding costs the thread that launches kernels: threads against a process
 	$(PYTHON) tests/benchmarks/launches.py $(ARGS)
+
+bench-diagnosis: setup ## faults on healthy runs: what is detected, and what it is taken for (ARGS="--limit 100")
+	$(PYTHON) -m tests.benchmarks.diagnosis $(ARGS)
 
 bench-fuzz: setup ## mutated JPEGs and shards: pixels or one line, no crash, bounded time and memory
 	$(PYTHON) tests/benchmarks/fuzz.py $(ARGS)

@@ -1,0 +1,159 @@
+"""The one file of the benchmark that calls the tool: a run by hand, with the parts that a trial is made of.
+
+A change of detector, engine or trial is a change here, and nowhere else in the benchmark.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from trainables.checkpoint_format import pack_tensors
+from trainables.config import TrialConfig
+from trainables.data.index import ImageIndex, open_index
+from trainables.detectors import Detector, Symptom
+from trainables.diagnosis.diagnose import diagnose
+from trainables.diagnosis.snapshots import SnapshotRing
+from trainables.evaluation import evaluate
+from trainables.faults import build_faults
+from trainables.ingredients import Ingredients, Stream, Swap, with_evaluation_swaps, with_swaps
+from trainables.loop import run_steps, train_step
+from trainables.ranks import Ranks
+from trainables.recipe import Recipe
+from trainables.state import Snapshot
+from trainables.trial import build_state
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a diagnosis said, in plain values."""
+
+    cause: str
+    group: str
+    confidence: float
+    summary: str
+    verified: bool
+    """Whether it has a remedy that a replay verified."""
+    culprits: tuple[int, ...]
+    """Sample ids."""
+    replayed_steps: int
+    seconds: float
+
+
+class Training:
+    """One live run that can be saved, forked and diagnosed."""
+
+    def __init__(self, config: TrialConfig, index: ImageIndex) -> None:
+        torch.set_num_threads(config.threads)
+        self.config = config
+        self.recipe = Recipe.build(config, index)
+        self.state = build_state(config, len(index.classes), Ranks())
+        self.detector = Detector(config.detector, len(index.classes), *self.recipe.expected_input_moments())
+        self.ring = SnapshotRing(config.diagnosis.snapshot_every, config.diagnosis.snapshots)
+        self.losses: dict[int, float] = {}
+        self.swap(())
+
+    def swap(self, swaps: Sequence[Swap]) -> None:
+        """Let the steps and evaluations be those of the config, its faults included, with `swaps` on top."""
+        faults = [*build_faults(self.config.faults, self.recipe), *swaps]
+        self.stream: Stream = with_swaps(self.recipe.ingredients, faults)
+        self.replayed: Stream = with_swaps(self.recipe.ingredients, [swap for swap in faults if not swap.live])
+        self.evaluations = with_evaluation_swaps(self.recipe.evaluation, faults)
+
+    def train(self, stop: int, *, heed: bool = True) -> Symptom | None:
+        """Go on to step `stop`, or to the first symptom where the detector is heeded."""
+        if self.state.step == 0:
+            self.ring.offer(self.state)
+        for signals in run_steps(self.state, self.stream, self.state.step, stop, loader_threads=0):
+            self.losses[signals.step] = signals.loss
+            symptom = self.detector.update(signals) if heed else None
+            if symptom is not None:
+                return symptom
+            if heed:
+                self.ring.offer(self.state, gradients=self.stream(self.state.step).code is not train_step)
+        return None
+
+    def diagnose(self, symptom: Symptom) -> Verdict:
+        """Replay it; the live state is put back."""
+        found = diagnose(
+            self.config, self.recipe, self.state, self.replayed, symptom, self.ring, self.losses, lambda _label: None
+        )
+        return Verdict(
+            cause=found.cause,
+            group=found.group,
+            confidence=found.confidence,
+            summary=found.summary,
+            verified=found.remedy is not None and found.remedy.verified,
+            culprits=(),
+            replayed_steps=found.replayed_steps,
+            seconds=found.seconds,
+        )
+
+    def top1(self) -> float:
+        """Share of val/ that is classified right."""
+        return evaluate(self.state, self.evaluations(self.state.step)).top1
+
+    def save(self, folder: Path) -> None:
+        """Write the state, the snapshots, the losses and the detector to `folder`."""
+        assert self.ring.first is not None
+        snapshots = {"now": self.state.snapshot(), "first": self.ring.first}
+        snapshots |= {f"recent-{place}": snapshot for place, snapshot in enumerate(self.ring.recent)}
+        for name, snapshot in snapshots.items():
+            (folder / f"{name}.safetensors").write_bytes(pack_tensors(snapshot.tensors))
+        steps = {name: snapshot.step for name, snapshot in snapshots.items()}
+        kept = {"steps": steps, "losses": list(self.losses.items()), "detector": self.detector.state_dict()}
+        (folder / "run.json").write_text(json.dumps(kept))
+
+    def restore(self, folder: Path) -> None:
+        """Go on from what `save` wrote, as a resume does."""
+        kept = json.loads((folder / "run.json").read_text())
+
+        def snapshot(name: str) -> Snapshot:
+            return Snapshot(kept["steps"][name], safetensors.torch.load_file(folder / f"{name}.safetensors"))
+
+        self.ring.add(snapshot("first"))
+        for name in kept["steps"]:
+            if name.startswith("recent-"):
+                self.ring.add(snapshot(name))
+        self.state.restore(snapshot("now"))
+        self.losses = {int(step): float(loss) for step, loss in kept["losses"]}
+        self.detector.load_state_dict(kept["detector"])
+
+    def foreign_samples(self, healthy: ImageIndex, start: int, stop: int) -> tuple[int, ...]:
+        """Ids of the samples of steps [start, stop) whose label or input isn't the healthy recipe's; in order."""
+        reference = Recipe.build(self.config.model_copy(update={"faults": ()}), healthy)
+        found: set[int] = set()
+        for step in range(start, stop):
+            actual, sound = self.stream(step), reference.ingredients(step)
+            ids, epochs = actual.sample_ids, actual.epochs
+            differ = actual.label(ids, epochs) != sound.label(ids, epochs)
+            differ |= inputs_differ(actual, sound)
+            found |= set(ids[differ].tolist())
+        return tuple(sorted(found))
+
+
+def inputs_differ(actual: Ingredients, sound: Ingredients) -> np.ndarray:
+    """Of each sample of the step, whether its input is another: bool [n]."""
+    ids, epochs = actual.sample_ids, actual.epochs
+    pixels, reference = (i.normalize(i.decode(ids, epochs)) for i in (actual, sound))
+    same = torch.isclose(pixels, reference, rtol=0, atol=0, equal_nan=False).flatten(1).all(dim=1)
+    return np.asarray(~same.numpy())
+
+
+def describe(symptom: Symptom) -> dict[str, Any]:
+    """A symptom in plain values."""
+    content = asdict(symptom)
+    content.pop("baseline")
+    return content
+
+
+def open_data(path: str) -> ImageIndex:
+    """The index of a data set."""
+    return open_index(path)

@@ -1,0 +1,192 @@
+"""The tables: rows of results -> Markdown."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from statistics import median
+
+from tests.benchmarks.diagnosis.published import RULES, first_alarm
+from tests.benchmarks.diagnosis.results import Row
+from tests.benchmarks.diagnosis.scoring import (
+    PER_SAMPLE,
+    abstained,
+    cause_of,
+    culprit_counts,
+    detected,
+    harmful,
+    is_control,
+    non_finite,
+    right_cause,
+    right_group,
+)
+from tests.benchmarks.diagnosis.statistics import brier_skill, interval, reliability
+from tests.benchmarks.diagnosis.variant import BELOW
+
+SURE = 0.9
+"""A wrong verdict above this confidence is a grave one."""
+PARTS = ("report", "tune")
+
+
+def write_report(rows: Sequence[Row], outcomes: Sequence[Row]) -> str:
+    """Both parts, each with its own figures; what is tuned on one is reported on the other."""
+    broken = [row for row in rows if "crash" in row or "error" in row]
+    sound = [row for row in rows if row not in broken]
+    changes = harmful(row for row in outcomes if "symptom" in row)
+    lines = ["# The benchmark of the diagnosis engine", ""]
+    lines += [f"`make bench-diagnosis`: {len(rows)} cases, of which {len(broken)} broke off."]
+    for part in PARTS:
+        mine = [row for row in sound if row["part"] == part]
+        if mine:
+            lines += ["", f"## The {part} part", *part_of(mine, changes)]
+    lines += ["", "## Cases that broke off", ""]
+    lines += [f"- {row['case']}: {row.get('crash') or row['error']}" for row in broken] or ["none"]
+    return "\n".join(lines) + "\n"
+
+
+def part_of(rows: Sequence[Row], changes: dict[tuple[str, str], bool]) -> list[str]:
+    """The sections of one part."""
+    faults = [row for row in rows if not is_control(row)]
+    verdicts = [row for row in faults if row.get("verdict")]
+    sections = [
+        ("Detection", detection(rows, faults, changes)),
+        ("Diagnosis", diagnosis(verdicts)),
+        ("Calibration", calibration(verdicts)),
+        ("By fault", by_fault(rows)),
+        ("Confusion", confusion(verdicts)),
+    ]
+    return [line for title, table in sections for line in ("", f"### {title}", "", *table)]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return lines + ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+
+
+def share(values: Sequence[bool]) -> str:
+    """`3/4 (75 %, 30 to 100)`: count, share and its interval."""
+    if not values:
+        return "0/0"
+    low, high = interval([float(value) for value in values])
+    return f"{sum(values)}/{len(values)} ({sum(values) / len(values):.0%}, {100 * low:.0f} to {100 * high:.0f})"
+
+
+def detection(rows: Sequence[Row], faults: Sequence[Row], changes: dict[tuple[str, str], bool]) -> list[str]:
+    """The detector beside the published rules, on the same losses."""
+    must = [row for row in faults if non_finite(row) or changes.get((row["base"], row["fault"]))]
+    quiet = [row for row in rows if is_control(row)]
+    early = [row for row in faults if row["symptom"] is not None and not detected(row)]
+
+    def line(name: str, alarms: dict[str, int | None]) -> list[object]:
+        hit = {r["case"]: (a := alarms[r["case"]]) is not None and a >= r["onset"] for r in faults}
+        delays = [(alarms[row["case"]] or 0) - row["onset"] for row in faults if hit[row["case"]]]
+        false = [row for row in quiet if alarms[row["case"]] is not None]
+        return [
+            name,
+            share([hit[row["case"]] for row in faults]),
+            share([hit[row["case"]] for row in must]),
+            f"{len(false)}/{len(quiet)}",
+            median(delays) if delays else "-",
+        ]
+
+    own = {row["case"]: row["symptom"]["step"] if row["symptom"] else None for row in rows}
+    lines = [line("epoch14", own)]
+    lines += [line(name, {r["case"]: first_alarm(rule, r["losses"]) for r in rows}) for name, rule in RULES.items()]
+    head = ("rule", "faults seen", "of those that must be", "controls alarmed", "median delay in steps")
+    said = "Must be seen: faults that end non-finite, or that were measured (--outcome) to change the outcome."
+    return [*table(head, lines), "", f"{said} {len(early)} alarms came before their fault."]
+
+
+def diagnosis(verdicts: Sequence[Row]) -> list[str]:
+    """Right, wrong, abstained, with what it cost; above and below the seam apart."""
+    head = (
+        "injected",
+        "verdicts",
+        "right group",
+        "right cause",
+        f"wrong above {SURE}",
+        "unexplained",
+        "verified cures",
+    )
+    below = [row for row in verdicts if row["where"] in BELOW]
+    above = [row for row in verdicts if row["where"] not in BELOW]
+    lines = [diagnosis_line(n, r) for n, r in (("at the seam", above), ("below it", below), ("all", list(verdicts)))]
+    if not verdicts:
+        return table(head, lines)
+    steps, seconds = ([row["verdict"][key] for row in verdicts] for key in ("replayed_steps", "seconds"))
+    cost = f"Cost of a diagnosis: median {median(steps):.0f} replayed steps, {median(seconds):.1f} s; "
+    return [*table(head, lines), "", f"{cost}most {max(steps)} steps, {max(seconds):.1f} s.", "", culprits(verdicts)]
+
+
+def diagnosis_line(name: str, rows: Sequence[Row]) -> list[object]:
+    """One row of the table."""
+    wrong = [r["verdict"]["confidence"] > SURE and not right_cause(r) and not abstained(r) for r in rows]
+    named = [row for row in rows if not abstained(row)]
+    return [
+        name,
+        len(rows),
+        share([right_group(row) for row in rows]),
+        f"{share([right_cause(row) for row in rows])}; of those named {share([right_cause(row) for row in named])}",
+        share(wrong),
+        share([abstained(row) for row in rows]),
+        f"{sum(row['verdict']['verified'] for row in rows)}/{len(rows)}",
+    ]
+
+
+def culprits(verdicts: Sequence[Row]) -> str:
+    """Precision and recall over the samples that rightly named causes point at."""
+    rows = [row for row in verdicts if right_cause(row) and row.get("culprits") and cause_of(row) in PER_SAMPLE]
+    counts = [culprit_counts(row) for row in rows]
+    hit, named, bad = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0, 0)
+    precision, recall = (f"{hit / of:.2f}" if of else "-" for of in (named, bad))
+    return f"Culprits, of {len(rows)} verdicts that name samples: precision {precision}, recall {recall}."
+
+
+def calibration(verdicts: Sequence[Row]) -> list[str]:
+    """Reliability in bins of equal mass; an abstention counts as not right."""
+    confidences = [row["verdict"]["confidence"] for row in verdicts]
+    right = [right_cause(row) for row in verdicts]
+    if not right:
+        return ["no verdicts"]
+    covered = share([not abstained(row) for row in verdicts])
+    lines = [
+        (b.count, f"{b.confidence:.2f}", f"{b.right:.2f}", f"{b.low:.2f} to {b.high:.2f}")
+        for b in reliability(confidences, right)
+    ]
+    skill = f"Brier skill against the base rate: {brier_skill(confidences, right):.2f}. Coverage: {covered}."
+    return [*table(("verdicts", "mean confidence", "right", "95 %"), lines), "", skill]
+
+
+def by_fault(rows: Sequence[Row]) -> list[str]:
+    """Each fault: seen, of how many, as what, taken for what."""
+    mine: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        mine[row["fault"]].append(row)
+    head = ("fault", "where", "right causes", "seen", "as", "taken for", "top-1 lost, points")
+    return table(head, [fault_line(name, found) for name, found in mine.items()])
+
+
+def fault_line(name: str, rows: Sequence[Row]) -> list[object]:
+    """One row of the table."""
+    seen = [row for row in rows if row["symptom"] is not None]
+    lost = median(100 * (row["healthy_top1"] - row["top1"]) for row in rows)
+    where = rows[0]["where"] + (", evaluation" if rows[0]["in_evaluation"] else "")
+    kinds = counted(row["symptom"]["kind"] for row in seen)
+    named = counted(cause_of(row) for row in seen if cause_of(row))
+    return [name, where, ", ".join(rows[0]["right"]), f"{len(seen)}/{len(rows)}", kinds, named, f"{lost:.0f}"]
+
+
+def counted(names: Iterable[str]) -> str:
+    """`lr_jump 3, unexplained 1`."""
+    return ", ".join(f"{name} {count}" for name, count in Counter(names).most_common())
+
+
+def confusion(verdicts: Sequence[Row]) -> list[str]:
+    """Injected cause x named cause, where there is any."""
+    pairs: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in verdicts:
+        pairs[row["right"][0]][cause_of(row) if not right_cause(row) else row["right"][0]] += 1
+    columns = sorted({name for named in pairs.values() for name in named})
+    lines = [[cause, *(named[column] or "" for column in columns)] for cause, named in sorted(pairs.items())]
+    return table(["injected", *columns], lines)
