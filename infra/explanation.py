@@ -51,6 +51,20 @@ def to_markdown(diagnosis: Diagnosis) -> str:
     return "\n".join(lines) + "\n"
 
 
+def event_markdown(event: Mapping[str, Any]) -> str:
+    """An event that the run went on after: what was done about it, and the story of its diagnosis."""
+    if event["action"] == "rollback":
+        back = f"{event['reached']} steps were done; the run went back to step {event['back_to']}"
+        done = f"{back}, and on with {_code(event['text'])}"
+    else:
+        until = f"last seen at step {event['last_step']}" if event["last_step"] > event["step"] else "written down"
+        done = f"{until}; the run went on as it was"
+    head = f"**Event {event['number']}:** {done}."
+    if event.get("diagnosis"):
+        return f"{head}\n\n{to_markdown(event['diagnosis'])}"
+    return f"{head}\n\n{escape(event['kind'])} from step {event['onset']}, not diagnosed.\n"
+
+
 def _cause(diagnosis: Diagnosis) -> str:
     cause, group = str(diagnosis["cause"]), str(diagnosis["group"])
     within = f" ({_code(group)})" if group != cause else ""

@@ -18,7 +18,7 @@ from infra.space import point_label
 from infra.tracking import KEY, check_tracking, import_mlflow, without_password
 from infra.tracking_kept import keep
 from infra.tracking_names import full_config, point_of, run_name, run_params
-from infra.tracking_records import Report, SweepEnd, SweepStart, TrialEnd, TrialStart
+from infra.tracking_records import Report, Siblings, SweepEnd, SweepStart, TrialEnd, TrialStart
 from infra.tracking_runs import RunRecorder
 from infra.tracking_writer import TrackingWriter
 from trainables.errors import TrackingError, complaint
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("epoch14.tracking")
 ROW_KEYS = (
     *("step", "epoch", "phase", "val_top1", "best_val_top1", *SPEEDS),
-    *("symptom", "history", "quarantined", "diagnosis"),
+    *("symptom", "history", "quarantined", "diagnosis", "interventions", "event"),
 )
 
 
@@ -84,6 +84,10 @@ class TrialTracker(Callback):
             allowed = f"a store that takes the sweep's run ({reason})"
             raise TrackingError(complaint(KEY, shown, allowed, f"correct {KEY} or tracking.experiment"))
         return writer.parent_run_id
+
+    def cite(self, trial_id: str, text: str) -> None:
+        """Tag a trial's run with what its siblings say about its event."""
+        self._open().put(Siblings(trial_id, text))
 
     def finish(self, rows: Sequence[object]) -> str | None:
         """Write the final table, end the sweep's run, wait for the store, and end the thread.

@@ -43,6 +43,14 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Siblings:
+    """What the events of a sweep's other trials say about a trial's, in a sentence."""
+
+    trial_id: str
+    text: str
+
+
+@dataclass(frozen=True)
 class TrialEnd:
     """A trial is over. `status` is MLflow's: FINISHED, FAILED or KILLED (stopped before its last step)."""
 
@@ -59,8 +67,10 @@ class SweepEnd:
     status: str
 
 
-Record = SweepStart | TrialStart | Report | TrialEnd | SweepEnd
-KINDS: dict[str, type[Record]] = {kind.__name__: kind for kind in (SweepStart, TrialStart, Report, TrialEnd, SweepEnd)}
+Record = SweepStart | TrialStart | Report | Siblings | TrialEnd | SweepEnd
+KINDS: dict[str, type[Record]] = {
+    kind.__name__: kind for kind in (SweepStart, TrialStart, Report, Siblings, TrialEnd, SweepEnd)
+}
 
 
 def to_json(record: Record) -> str:

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from infra.explanation import remedy_text, to_figure, to_markdown
+from infra.explanation import event_markdown, remedy_text, to_figure, to_markdown
 from infra.tracking import open_client, sqlite_file
 from infra.tracking_names import flatten
-from infra.tracking_records import Record, Report, SweepEnd, SweepStart, TrialEnd, TrialStart
+from infra.tracking_records import Record, Report, Siblings, SweepEnd, SweepStart, TrialEnd, TrialStart
 from infra.tracking_values import (
     MAX_METRICS,
     MAX_NAME_CHARS,
@@ -45,6 +45,8 @@ MAY_FAIL = ("loss", "grad_norm")
 """Metrics whose first non-finite value is also kept as a tag; elsewhere NaN means 'none here'."""
 SWEEP_FILE, TRIAL_FILE = "sweep.yaml", "config.yaml"
 """Artifacts of the sweep's run and of each trial's: their configs."""
+EVENTS_FOLDER = "events"
+"""Artifacts of a trial's run: what it went on after, one JSON and one Markdown file an event, by number."""
 QUARANTINE_FILE = "quarantined.txt"
 """Artifact of a trial's run: its images that don't decode, one a line; their number is the metric `quarantined`."""
 NOTE = "mlflow.note.content"
@@ -83,6 +85,8 @@ class RunRecorder:
                 self._start_trial(record)
             case Report():
                 self._report(self._state(record.trial_id), record)
+            case Siblings():
+                self._set_tags(self._state(record.trial_id).run_id, {"diagnosis.siblings": record.text})
             case TrialEnd():
                 self._end_trial(self._state(record.trial_id), record)
             case SweepEnd():
@@ -185,6 +189,8 @@ class RunRecorder:
     def _report(self, state: RunState, record: Report) -> None:
         self._log_steps(state, record)
         self._log_summary(state, record)
+        if record.row.get("event"):
+            self._log_event(state, record)
         diagnosis = record.row.get("diagnosis")
         symptom = str(record.row.get("symptom") or "")
         if diagnosis:
@@ -244,6 +250,17 @@ class RunRecorder:
         state.best = summary.get("best_val_top1", state.best)
         state.quarantined = summary.get("quarantined", state.quarantined)
         state.last_report = max(state.last_report, step)
+
+    def _log_event(self, state: RunState, record: Report) -> None:
+        """An event that the run goes on after: its story, what was done, and how often the run has gone back."""
+        event, texts = record.row["event"], record.row.get("interventions") or ()
+        stem = f"{EVENTS_FOLDER}/{event['number']:02d}"
+        self._client.log_text(state.run_id, json.dumps(event, indent=1), f"{stem}.json")
+        self._client.log_text(state.run_id, event_markdown(event), f"{stem}.md")
+        metrics = list(metrics_of({"step": record.row["step"], "rollbacks": event["rollbacks"]}, record.until_ms))
+        self._client.log_batch(state.run_id, metrics=metrics)
+        tags = {"diagnosis.events": event["number"], "diagnosis.interventions": "; ".join(texts) or "none"}
+        self._set_tags(state.run_id, tags)
 
     def _log_diagnosis(self, state: RunState, diagnosis: Mapping[str, Any]) -> None:
         markdown = to_markdown(diagnosis)

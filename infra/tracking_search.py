@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from infra.tracking import check_recorded, open_client, without_password
-from infra.tracking_runs import SWEEP_FILE, TRIAL_FILE
+from infra.tracking_runs import EVENTS_FOLDER, SWEEP_FILE, TRIAL_FILE
 from trainables.errors import ConfigError, complaint
 
 if TYPE_CHECKING:
@@ -44,6 +44,10 @@ class TrialRecord:
     symptom: str
     """Empty for a healthy trial, and for one that still runs."""
     diagnosis: dict[str, Any] | None
+    events: list[dict[str, Any]]
+    """What the run went on after, each with its own diagnosis."""
+    siblings: str
+    """What other trials of the sweep say about it; empty: nothing."""
     namesakes: int
     """Other trials that the same words fit; this one is the newest."""
 
@@ -127,6 +131,8 @@ def _record(client: MlflowClient, run: Run, namesakes: int) -> TrialRecord:
         last_step=max((point.step for point in history), default=None),
         symptom="" if symptom == "none" else symptom,
         diagnosis=_diagnosis(client, run) if "diagnosis.cause" in tags else None,
+        events=_events(client, run) if "diagnosis.events" in tags else [],
+        siblings=tags.get("diagnosis.siblings", ""),
         namesakes=namesakes,
     )
 
@@ -136,3 +142,9 @@ def _diagnosis(client: MlflowClient, run: Run) -> dict[str, Any]:
         file = Path(client.download_artifacts(run.info.run_id, "diagnosis.json", folder))
         diagnosis: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return diagnosis
+
+
+def _events(client: MlflowClient, run: Run) -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(client.download_artifacts(run.info.run_id, EVENTS_FOLDER, folder))
+        return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(found.glob("*.json"))]

@@ -175,6 +175,29 @@ def diagnose(
 
 
 @app.command()
+def replay(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that diagnosis.bundle made.")],
+    *,
+    data: Annotated[str | None, typer.Option(metavar="DATA", help="Where the images lie, if elsewhere.")] = None,
+) -> None:
+    """Repeat a diagnosis from its bundle; exit code 1 where it comes out otherwise."""
+    from rich.console import Console
+
+    from infra.explanation import to_markdown
+    from pipelines.explain import Story
+    from trainables.bundle import differences, read_bundle, replay_bundle
+
+    content = read_bundle(bundle)
+    again = replay_bundle(content, data, lambda label: typer.echo(f"replay: {label}", err=True))
+    Console().print(Story(to_markdown(again.to_dict())))
+    found = differences(content.meta["diagnosis"], again)
+    for line in found:
+        typer.echo(f"epoch14: differs: {line}", err=True)
+    if found:
+        raise typer.Exit(1)
+
+
+@app.command()
 def doctor(
     path: Annotated[
         str,

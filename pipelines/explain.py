@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from rich.markdown import Markdown, MarkdownElement, TableElement
 from rich.table import Table
 
-from infra.explanation import plain, to_markdown
+from infra.explanation import escape, event_markdown, plain, to_markdown
 from infra.tracking_search import TrialRecord, find_trial
 
 if TYPE_CHECKING:
@@ -45,6 +45,10 @@ def explain(trial: str, uri: str, console: Console) -> None:
     for line in _head(record):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print()
+    for event in record.events:
+        console.print(Story(event_markdown(event)))
+    if record.siblings:
+        console.print(Story(f"**Siblings:** {escape(record.siblings)}."))
     if record.diagnosis is not None:
         console.print(Story(to_markdown(record.diagnosis)))
     else:

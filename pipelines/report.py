@@ -30,6 +30,13 @@ def print_report(result: SweepResult, console: Console) -> None:
     for row in result.rows:
         if row.status == "failed":
             console.print(f"{short_ids(result.rows)[row.trial_id]} failed: {row.error}", markup=False, highlight=False)
+        if row.siblings:
+            console.print(
+                f"{short_ids(result.rows)[row.trial_id]}: {plain(row.siblings)}", markup=False, highlight=False
+            )
+        if row.interventions:
+            went_on = f"{short_ids(result.rows)[row.trial_id]} went back and on with {plain(row.interventions)}"
+            console.print(went_on, markup=False, highlight=False)
     for line in _where_next(result):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 

@@ -46,6 +46,10 @@ class TrialRow:
     confidence: float = 0.0
     remedy: str = ""
     verified: bool = False
+    interventions: str = ""
+    """What it went on with after rollbacks; empty: it never went back."""
+    siblings: str = ""
+    """What the events of other trials say about this one's; empty: nothing."""
     error: str = ""
     """One line; empty unless failed."""
 
@@ -146,7 +150,10 @@ def _fit(plan: _Plan, cluster: Cluster, write: Callable[[str], None]) -> SweepRe
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SWEEP_FILE).write_text(config.to_yaml(), encoding="utf-8")
     fit(_job(plan, cluster, [tracker, outcomes]), resume=plan.resume)
-    rows = [_row(config, outcome) for outcome in outcomes.trials.values()]
+    siblings = _siblings(config, list(outcomes.trials.values()))
+    rows = [_row(config, outcome, siblings.get(outcome.trial_id, "")) for outcome in outcomes.trials.values()]
+    for trial_id, text in siblings.items():
+        tracker.cite(trial_id, text)
     parent_run_id = tracker.parent_run_id
     tracker.finish(rows)
     interrupted = any(row.status == "interrupted" for row in rows)
@@ -185,7 +192,19 @@ def trial_name(config: SweepConfig, point: Mapping[str, Any]) -> str:
     return run_name(full_config(config.trial, point), point, config.space)
 
 
-def _row(config: SweepConfig, outcome: TrialOutcome) -> TrialRow:
+def _siblings(config: SweepConfig, outcomes: Sequence[TrialOutcome]) -> dict[str, str]:
+    """Trial id -> what the other trials' events say about its own."""
+    from infra.siblings import compare_events, event_of
+
+    events = [
+        event_of(outcome.trial_id, full_config(config.trial, outcome.point), outcome.row["diagnosis"])
+        for outcome in outcomes
+        if outcome.row.get("diagnosis")
+    ]
+    return {evidence.run: evidence.text for evidence in compare_events(events)}
+
+
+def _row(config: SweepConfig, outcome: TrialOutcome, siblings: str) -> TrialRow:
     row = outcome.row
     diagnosis = row.get("diagnosis") or {}
     remedy = diagnosis.get("remedy") or {}
@@ -202,6 +221,8 @@ def _row(config: SweepConfig, outcome: TrialOutcome) -> TrialRow:
         confidence=float(diagnosis.get("confidence", 0.0)),
         remedy=str(remedy.get("text", "")),
         verified=bool(remedy.get("verified", False)),
+        interventions="; ".join(row.get("interventions") or ()),
+        siblings=siblings,
         error=outcome.error,
     )
 

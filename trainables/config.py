@@ -250,8 +250,25 @@ class DiagnosisConfig(Section):
     """Seconds that it may take, likewise; below timeout_s."""
     min_confidence: Fraction = 0.6
     """Below it the verdict is `unexplained`."""
+    on_event: Literal["stop", "rollback", "record"] = "stop"
+    """stop: the run ends with the diagnosis. rollback: it goes back to the snapshot before the event and on with the
+    remedy that a replay has verified; where none was, it stops. record: it goes on, and the detector is armed anew on
+    the level that it finds."""
+    max_rollbacks: Annotated[int, Field(ge=1)] = 3
+    """Rollbacks of one run; at the next event it stops."""
+    max_events: PositiveInt = 10
+    """Events that on_event: record writes down; after the last one the run goes on unwatched."""
+    bundle: str | None = None
+    """Folder for a bundle of each diagnosis, from which `epoch14 replay` repeats it elsewhere; None: none."""
     timeout_s: Positive = 900.0
     """Seconds after which stopper and scheduler may end a trial whose diagnosis has not come."""
+
+    @model_validator(mode="after")
+    def _rolls_back_to_something(self) -> Self:
+        if self.on_event == "rollback" and not self.enabled:
+            allowed = "stop or record without a diagnosis"
+            raise ValueError(complaint("diagnosis.on_event", self.on_event, allowed, "set diagnosis.enabled to true"))
+        return self
 
     @model_validator(mode="after")
     def _thresholds_are_apart(self) -> Self:

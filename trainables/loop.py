@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,7 +98,7 @@ def run_steps(
     reading: Reading | None = None,
     notice: Callable[[], bool] = lambda: False,
     times: LoaderTimes | None = None,
-) -> Iterator[StepSignals]:
+) -> Generator[StepSignals, None, None]:
     """Run steps [start, stop), decoding ahead in threads; closing the iterator closes the threads.
 
     Signals come as `reading` says; by default each step's at once. `times` takes what the loader costs.

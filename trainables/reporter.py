@@ -1,9 +1,14 @@
-"""What a trial tells while it runs: JSON-safe rows, each step in one of them and once."""
+"""What a trial tells while it runs: JSON-safe rows, each step in one of them and once.
+
+Steps that a rollback runs again are not told again: a tracking store has one value a step, so the curve shows the event
+as it was, up to where it was confirmed, and from there on the run that was cured. `interventions` and the rows with an
+`event` say where that is, and the diagnosis holds the curve of the cured stretch.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from trainables.detectors import Symptom
@@ -34,16 +39,21 @@ class Reporter:
         self.top1 = 0.0
         self.best_top1 = 0.0
         self.quarantined: list[str] = []
-        self.sent_step = 0
+        self.interventions: list[str] = []
+        """What the run goes on with since its rollbacks, in words."""
+        self.told = 0
+        """Steps that were told, or lie before one that was."""
 
-    def resume(self, last: StepSignals, top1: float, best_top1: float) -> None:
-        """Go on after `last`, which was sent before."""
+    def resume(self, last: StepSignals, top1: float, best_top1: float, told: int) -> None:
+        """Go on after `last`, where `told` steps were told before."""
         self.last, self.top1, self.best_top1 = last, top1, best_top1
-        self.sent_step = last.step + 1
+        self.told = told
 
     def add(self, signals: StepSignals) -> None:
         """Take the signals of one step."""
         self.last = signals
+        if signals.step < self.told:
+            return
         row = {
             "step": signals.step,
             "loss": signals.loss,
@@ -61,14 +71,21 @@ class Reporter:
     def add_evaluation(self, evaluation: Evaluation) -> None:
         """Take an evaluation after the last step."""
         self.top1, self.best_top1 = evaluation.top1, max(self.best_top1, evaluation.top1)
-        self.history[-1] |= {"val_top1": evaluation.top1, "val_top5": evaluation.top5, "val_loss": evaluation.loss}
+        if self.history:
+            self.history[-1] |= {"val_top1": evaluation.top1, "val_top5": evaluation.top5, "val_loss": evaluation.loss}
 
     def send(
-        self, phase: str, *, symptom: Symptom | None = None, diagnosis: Diagnosis | None = None, replay: str = ""
+        self,
+        phase: str,
+        *,
+        symptom: Symptom | None = None,
+        diagnosis: Diagnosis | None = None,
+        event: Mapping[str, Any] | None = None,
+        replay: str = "",
     ) -> None:
-        """Send one row and start the next."""
+        """Send one row and start the next; `event` is what the run goes on after. The row's step never falls."""
         assert self.last is not None
-        done = self.last.step + 1
+        done = max(self.told, self.last.step + 1)
         self.report(
             {
                 "step": done,
@@ -79,12 +96,14 @@ class Reporter:
                 "lr": self.last.learning_rate,
                 "val_top1": self.top1,
                 "best_val_top1": self.best_top1,
-                **self.speed.read(done - self.sent_step),
+                **self.speed.read(done - self.told),
                 "symptom": symptom.kind if symptom else "",
                 "history": self.history,
                 "quarantined": self.quarantined,
+                "interventions": self.interventions,
+                "event": event,
                 "diagnosis": diagnosis.to_dict() if diagnosis else None,
             }
         )
         self.history = []
-        self.sent_step = done
+        self.told = done

@@ -8,6 +8,7 @@ from typing import Any
 
 from trainables.checkpoint import Checkpoint
 from trainables.config import TrialConfig
+from trainables.course import Course
 from trainables.data.index import ImageIndex
 from trainables.detectors import Detector
 from trainables.errors import ConfigError, DataError, complaint
@@ -17,17 +18,23 @@ from trainables.signals import StepSignals
 
 
 def run_meta(
-    config: TrialConfig, data: ImageIndex, detector: Detector, reporter: Reporter, losses: Mapping[int, float]
+    course: Course, step: int, detector: Detector, reporter: Reporter, losses: Mapping[int, float]
 ) -> dict[str, Any]:
-    """Everything of a run but its tensors, JSON-safe; `losses` by step are what a diagnosis compares replays with."""
+    """Everything of a run after `step` steps but its tensors, JSON-safe.
+
+    `losses` by step are what a diagnosis compares replays with.
+    """
     assert reporter.last is not None
     return {
-        "config": config.model_dump(mode="json"),
-        "data": data.fingerprint(),
+        "config": course.config.model_dump(mode="json"),
+        "data": course.recipe.index.fingerprint(),
+        "step": step,
+        "events": course.state_dict(),
         "detector": _without_notices(detector.state_dict()),
         "last": asdict(replace(reporter.last, notice=False)),
         "top1": reporter.top1,
         "best_top1": reporter.best_top1,
+        "told": reporter.told,
         "losses": list(losses.items()),
     }
 
@@ -44,11 +51,19 @@ def check_same_run(checkpoint: Checkpoint, config: TrialConfig, data: ImageIndex
         raise DataError(complaint("data.path", config.data.path, allowed, "restore them, or choose another storage"))
 
 
-def restore_run(meta: Mapping[str, Any], detector: Detector, reporter: Reporter) -> dict[int, float]:
-    """Put `run_meta` back into a fresh detector and reporter; returns the losses by step."""
+def restore_run(
+    meta: Mapping[str, Any], course: Course, detector: Detector, reporter: Reporter
+) -> tuple[int, dict[int, float]]:
+    """Put `run_meta` back into a fresh course, detector and reporter; returns the steps done and the losses by step.
+
+    A checkpoint of before there were rollbacks has no events, and told all of its steps.
+    """
+    last = StepSignals.from_dict(meta["last"])
+    course.load_state_dict(meta.get("events", ()))
     detector.load_state_dict(meta["detector"])
-    reporter.resume(StepSignals.from_dict(meta["last"]), meta["top1"], meta["best_top1"])
-    return {int(step): float(loss) for step, loss in meta["losses"]}
+    reporter.resume(last, meta["top1"], meta["best_top1"], meta.get("told", last.step + 1))
+    reporter.interventions = [intervention.describe() for intervention in course.interventions]
+    return meta.get("step", last.step + 1), {int(step): float(loss) for step, loss in meta["losses"]}
 
 
 def _without_notices(detector: dict[str, Any]) -> dict[str, Any]:

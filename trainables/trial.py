@@ -1,4 +1,4 @@
-"""One trial in one process (of a worker group, or alone): train, watch, and on a symptom find out why.
+"""One trial in one process (of a worker group, or alone): train, watch, on a symptom find out why, and act on it.
 
 The trial knows neither Ray nor MLflow: it gets a `report` callable, and a process group where torch.distributed has
 one.
@@ -8,30 +8,29 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 
+from trainables.build import build_state, choose_device, with_loader
+from trainables.bundle import write_bundle
 from trainables.checkpoint import CheckpointStore
 from trainables.config import TrialConfig
+from trainables.course import Action, Course, Event
 from trainables.data.index import open_index
-from trainables.data.loader_process import LoaderProcess
 from trainables.data.quarantine import check_quarantined
 from trainables.detectors import Detector, Symptom
 from trainables.diagnosis.diagnose import diagnose
 from trainables.diagnosis.snapshots import SnapshotRing
 from trainables.diagnosis.verdict import Diagnosis
-from trainables.errors import ConfigError, complaint
 from trainables.evaluation import evaluate
 from trainables.faults import build_faults
-from trainables.ingredients import Stream, with_evaluation_swaps, with_swaps
-from trainables.loop import Reading, run_steps, train_step, warm_up
-from trainables.model import build_model
-from trainables.optim import build_optimizer
+from trainables.ingredients import Stream
+from trainables.loop import Reading, run_steps, train_step
 from trainables.ranks import Ranks
 from trainables.recipe import Recipe
 from trainables.reporter import Report, Reporter
@@ -39,14 +38,21 @@ from trainables.resume import check_same_run, restore_run, run_meta
 from trainables.shares import check_shares
 from trainables.signals import StepSignals
 from trainables.speed import Speedometer
-from trainables.state import Snapshot, TrainState
+from trainables.state import Snapshot
 
 log = logging.getLogger(__name__)
 
-MOST_SHAPES = 64
-"""Input shapes that a network is compiled for: sides of growing images, shares, last batches, training or not."""
 RECORDED = 1024
 """Losses kept for a diagnosis to compare its exact replay with."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A symptom, what is known of its cause, and what is to be done."""
+
+    symptom: Symptom
+    diagnosis: Diagnosis | None
+    action: Action
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,10 @@ class TrialResult:
     """Steps done, those before a resume included."""
     best_val_top1: float
     symptom: Symptom | None
+    """The one that it stopped on."""
     diagnosis: Diagnosis | None
+    events: tuple[Event, ...] = ()
+    """Those that it went on after."""
 
 
 def run_trial(
@@ -70,7 +79,7 @@ def run_trial(
     notice: Callable[[], bool] = lambda: False,
     stop_after: int | None = None,
 ) -> TrialResult:
-    """Train `config` to its end or its first confirmed symptom, and diagnose that.
+    """Train `config` to its end, or to the symptom that diagnosis.on_event stops it at; diagnose every symptom.
 
     Args:
         config: the run.
@@ -110,14 +119,15 @@ class Trial:
         index = open_index(config.data.path)
         device = choose_device(config.device)
         self.recipe, self.loader = with_loader(Recipe.build(config, index), device)
-        faults = build_faults(config.faults, self.recipe)
-        self.stream: Stream = with_swaps(self.recipe.ingredients, faults)
-        self.replayed: Stream = with_swaps(self.recipe.ingredients, [swap for swap in faults if not swap.live])
-        self.evaluations = with_evaluation_swaps(self.recipe.evaluation, faults)
+        self.course = Course(config, self.recipe, build_faults(config.faults, self.recipe))
         self.state = build_state(config, len(index.classes), self.ranks)
         # Chance level is that of cross-entropy.
-        classes = len(index.classes) if config.optim.loss == "ce" else None
-        self.detector = Detector(config.detector, classes, *self.recipe.expected_input_moments())
+        self.num_classes = len(index.classes) if config.optim.loss == "ce" else None
+        self.detector = self._new_detector()
+        self.detectors: dict[int, dict[str, Any]] = {}
+        """What the detector remembered at the snapshots' steps, where a rollback may go back to one."""
+        self.over = True
+        """False: the last event was recorded, and lasts until a step is finite again."""
         self.snapshots = SnapshotRing(config.diagnosis.snapshot_every, config.diagnosis.snapshots)
         self.losses: dict[int, float] = {}
         speed = Speedometer(config.global_batch_size, config.data.loader_threads)
@@ -127,6 +137,11 @@ class Trial:
         self.stop = min(config.max_steps, stop_after or config.max_steps)
         self.noticed = False
 
+    @property
+    def stream(self) -> Stream:
+        """The run as it goes on: its recipe, the faults that the config injects, the interventions so far."""
+        return self.course.stream
+
     def run(self) -> TrialResult:
         """Train until the last step, a symptom or a notice."""
         with self.loader or nullcontext():
@@ -134,19 +149,24 @@ class Trial:
 
     def _run(self) -> TrialResult:
         if self.config.diagnosis.enabled:
-            self.snapshots.offer(self.state)
+            self._keep_snapshot()
         self._resume()
-        symptom = self._train()
-        diagnosis = self._diagnose(symptom) if symptom is not None else None
-        phase = "stopped" if symptom else "finished" if self.state.step == self.config.max_steps else "interrupted"
+        found = self._train()
+        while found is not None and found.action is Action.ROLLBACK:
+            self._roll_back(found)
+            found = self._train()
+        symptom, diagnosis = (found.symptom, found.diagnosis) if found is not None else (None, None)
+        phase = "stopped" if found else "finished" if self.state.step == self.config.max_steps else "interrupted"
         self._gather_quarantined()
         self.reporter.send(phase, symptom=symptom, diagnosis=diagnosis)
-        return TrialResult(phase, self.state.step, self.reporter.best_top1, symptom, diagnosis)
+        events = tuple(self.course.events)
+        return TrialResult(phase, self.state.step, self.reporter.best_top1, symptom, diagnosis, events)
 
-    def _train(self) -> Symptom | None:
+    def _train(self) -> Finding | None:
+        """Up to the end, a notice (None), or a symptom that the run doesn't simply go on after."""
         steps = run_steps(
             self.state,
-            self.stream,
+            self.course.stream,
             self.state.step,
             self.stop,
             loader_threads=self.config.data.loader_threads,
@@ -154,17 +174,69 @@ class Trial:
             notice=self.notice,
             times=self.reporter.speed.loader,
         )
-        for signals in steps:
-            self._record(signals)
-            symptom = self.detector.update(signals)
-            if symptom is not None:
-                return symptom
-            self.noticed |= signals.notice
-            if self.state.step == signals.step + 1:
-                self._after(self.state.step)
-                if self.noticed:
-                    break
+        # Closed here, not by the garbage collector: after a rollback no thread may decode for steps that are gone.
+        with closing(steps):
+            for signals in steps:
+                self._record(signals)
+                symptom = self._watch(signals)
+                found = self._examine(symptom) if symptom is not None else None
+                if found is not None:
+                    return found
+                self.noticed |= signals.notice
+                if self.state.step == signals.step + 1:
+                    self._after(self.state.step)
+                    if self.noticed:
+                        break
         return None
+
+    def _new_detector(self) -> Detector:
+        return Detector(self.config.detector, self.num_classes, *self.recipe.expected_input_moments())
+
+    def _watch(self, signals: StepSignals) -> Symptom | None:
+        """The detector's word, but for what belongs to an event that was recorded, or comes after the last one."""
+        self.over |= signals.finite
+        if not self.over or self.course.is_full:
+            return None
+        symptom = self.detector.update(signals)
+        if symptom is not None and self.course.goes_on(symptom):
+            self._arm_anew()
+            return None
+        return symptom
+
+    def _examine(self, symptom: Symptom) -> Finding | None:
+        """Diagnose, and decide; None where the event is on record and the run simply goes on."""
+        diagnosis = self._diagnose(symptom)
+        decision = self.course.decide(diagnosis)
+        log.warning("%s at step %d: %s (%s)", symptom.kind, symptom.onset, decision.action, decision.reason)
+        if decision.action is not Action.RECORD:
+            return Finding(symptom, diagnosis, decision.action)
+        self._go_on_after(Event.of(Action.RECORD, symptom, diagnosis, self.state.step), diagnosis)
+        self._arm_anew()
+        return None
+
+    def _arm_anew(self) -> None:
+        """Watch from here on as if the run began: on the level that it has now."""
+        self.detector, self.over = self._new_detector(), False
+
+    def _go_on_after(self, event: Event, diagnosis: Diagnosis | None) -> None:
+        self.course.add(event)
+        self.reporter.interventions = [intervention.describe() for intervention in self.course.interventions]
+        told = diagnosis.to_dict() if diagnosis is not None else None
+        number = {"number": len(self.course.events), "rollbacks": self.course.rollbacks}
+        self.reporter.send("training", event={**event.to_dict(), **number, "diagnosis": told})
+
+    def _roll_back(self, found: Finding) -> None:
+        """Go back to the snapshot that the cure was proved from, state, detector and records, and on with the cure."""
+        event = Event.of(Action.ROLLBACK, found.symptom, found.diagnosis, self.state.step)
+        assert event.back_to is not None
+        self._go_on_after(event, found.diagnosis)
+        self.state.restore(self.snapshots.rewind(event.back_to))
+        self.detectors = {step: kept for step, kept in self.detectors.items() if step <= event.back_to}
+        self.detector = self._new_detector()
+        self.detector.load_state_dict(self.detectors[event.back_to])
+        self.losses = {step: loss for step, loss in self.losses.items() if step < event.back_to}
+        # The newest checkpoint may hold the event: whoever resumes must find the run that goes on.
+        self._save(math.nan)
 
     def _record(self, signals: StepSignals) -> None:
         self.losses[signals.step] = signals.loss
@@ -181,21 +253,42 @@ class Trial:
         """What is due after `done` steps, with the state just there."""
         config = self.config
         if config.diagnosis.enabled:
-            # Only code other than the reference step's looks at gradients that are left.
-            self.snapshots.offer(self.state, gradients=self.stream(done).code is not train_step)
+            self._keep_snapshot()
         evaluated = done % config.eval_every == 0 or done == config.max_steps
         if evaluated:
-            with self.reporter.speed.paused():
-                scores = evaluate(self.state, self.evaluations(done), loader_threads=config.data.loader_threads)
-            self.reporter.add_evaluation(scores)
+            self._evaluate(done)
         keep = self._is_kept(done)
         if keep or (done < config.max_steps and done % config.report_every == 0):
             # Before the checkpoint: what it holds is never sent again.
             self._gather_quarantined()
-            self.reporter.send("training")
+            if done > self.reporter.told:
+                self.reporter.send("training")
         if keep:
             # A state that was not evaluated is nobody's best.
             self._save(self.reporter.top1 if evaluated else math.nan)
+
+    def _keep_snapshot(self) -> None:
+        """Where one is due; with what the detector remembers, where a rollback may want it."""
+        if not self.snapshots.is_due(self.state.step):
+            return
+        # Only code other than the reference step's looks at gradients that are left.
+        looked_at = self.state.step > 0 and self.course.stream(self.state.step).code is not train_step
+        self.snapshots.offer(self.state, gradients=looked_at)
+        self._remember_detector()
+
+    def _remember_detector(self) -> None:
+        if self.config.diagnosis.on_event == "rollback":
+            self.detectors[self.state.step] = self.detector.state_dict()
+            first, *recent = self.detectors
+            kept = [first, *recent[-self.config.diagnosis.snapshots :]]
+            self.detectors = {step: self.detectors[step] for step in kept}
+
+    def _evaluate(self, done: int) -> None:
+        """Score val/ with the state after `done` steps. A detector of what evaluations show is asked here."""
+        with self.reporter.speed.paused():
+            threads = self.config.data.loader_threads
+            scores = evaluate(self.state, self.course.evaluations(done), loader_threads=threads)
+        self.reporter.add_evaluation(scores)
 
     def _gather_quarantined(self) -> None:
         """What all ranks found not to decode; raises DataError where it is too much."""
@@ -213,7 +306,7 @@ class Trial:
     def _save(self, score: float) -> None:
         if self.store is None:
             return
-        meta = run_meta(self.config, self.recipe.index, self.detector, self.reporter, self.losses)
+        meta = run_meta(self.course, self.state.step, self.detector, self.reporter, self.losses)
         snapshot = self.state.snapshot()
         self.store.save(snapshot.step, snapshot.tensors, meta, score=score)
 
@@ -229,9 +322,9 @@ class Trial:
             return
         for tensor in self.state.tensors().values():
             self.ranks.broadcast(tensor)
-        self.losses = restore_run(meta, self.detector, self.reporter)
-        self.state.step = self.reporter.sent_step
+        self.state.step, self.losses = restore_run(meta, self.course, self.detector, self.reporter)
         self.snapshots.add(self.state.snapshot())
+        self._remember_detector()
 
     def _diagnose(self, symptom: Symptom) -> Diagnosis | None:
         log.warning("%s at step %d: %s", symptom.kind, symptom.onset, symptom.detail)
@@ -242,62 +335,15 @@ class Trial:
         def progress(label: str) -> None:
             self.reporter.send("diagnosing", symptom=symptom, replay=label)
 
-        return diagnose(
-            self.config, self.recipe, self.state, self.replayed, symptom, self.snapshots, self.losses, progress
-        )
-
-
-def with_loader(recipe: Recipe, device: torch.device) -> tuple[Recipe, LoaderProcess | None]:
-    """The recipe, and the process that makes its images, where data.loader has one beside a training on `device`."""
-    data = recipe.config.data
-    beside_gpu = device.type == "cuda" and data.loader_threads > 0 and sys.platform == "linux"
-    if data.loader == "threads" or (data.loader == "auto" and not beside_gpu):
-        return recipe, None
-    sources = {"train": recipe.train, "val": recipe.val}
-    loader = LoaderProcess(sources, data.loader_threads, pinned=device.type == "cuda")
-    return recipe.helped_by(loader), loader
-
-
-def build_state(config: TrialConfig, num_classes: int, ranks: Ranks) -> TrainState:
-    """Model and optimizer of `config` on this process's device."""
-    device = choose_device(config.device)
-    layout = torch.channels_last if config.precision.channels_last else torch.contiguous_format
-    model = build_model(config.model, num_classes=num_classes, image_size=config.data.image_size, seed=config.seed)
-    model = model.to(device).to(memory_format=layout)
-    if config.precision.compile:
-        compile_each_shape(model)
-    state = TrainState(
-        model,
-        build_optimizer(model, config.optim),
-        device,
-        ranks,
-        layout,
-        ema_decay=config.optim.ema_decay,
-        scale_loss=config.precision.amp == "fp16",
-        micro_batch_size=config.optim.micro_batch_size,
-    )
-    if ranks.world_size > 1:
-        warm_up(state, config.data.image_size)
-    return state
-
-
-def compile_each_shape(model: nn.Module) -> None:
-    """Compile `model` anew for each shape of its input, so that a step's bits don't depend on the shapes before it.
-
-    Left to itself dynamo turns to dynamic sizes at the second shape it sees, and to eager at the ninth: a run with
-    growing images would end with other bits after a resume.
-    """
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_SHAPES)  # noqa: SLF001
-    model.compile(dynamic=False)
-
-
-def choose_device(name: str) -> torch.device:
-    """CUDA device of this rank, or the CPU. Raises ConfigError where CUDA is asked for and absent."""
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise ConfigError(
-            complaint("device", name, "cpu or auto on this machine, which has no GPU", "set device to auto")
-        )
-    if name == "cpu" or not available:
-        return torch.device("cpu")
-    return torch.device("cuda", torch.cuda.current_device())
+        # A run that goes on does so with the very gradients that its code may look at.
+        before = self.state.snapshot(gradients=True)
+        config, recipe, stream = self.config, self.recipe, self.course.replayed
+        try:
+            diagnosis = diagnose(config, recipe, self.state, stream, symptom, self.snapshots, self.losses, progress)
+        finally:
+            self.state.restore(before)
+        if config.diagnosis.bundle is not None and self.ranks.rank == 0:
+            (snapshot,) = self.snapshots.before(diagnosis.controls.snapshot_step, margin=0)[:1]
+            root = Path(config.diagnosis.bundle)
+            log.info("bundle: %s", write_bundle(root, self.course, snapshot, symptom, diagnosis, self.losses))
+        return diagnosis

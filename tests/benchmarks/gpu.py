@@ -27,6 +27,7 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from trainables.build import build_state  # noqa: E402
 from trainables.config import NormName, TrialConfig  # noqa: E402 - after the path
 from trainables.data.normalize import IMAGENET_MEAN, IMAGENET_STD, build_normalization  # noqa: E402
 from trainables.ingredients import Batch, Ingredients  # noqa: E402
@@ -35,7 +36,6 @@ from trainables.losses import build_loss  # noqa: E402
 from trainables.optim import Hyperparameters  # noqa: E402
 from trainables.ranks import Ranks  # noqa: E402
 from trainables.signals import StepRecord, read_signals  # noqa: E402
-from trainables.trial import build_state  # noqa: E402
 
 CLASSES = 1000
 FLOPS = 3 * 2 * 4.09e9

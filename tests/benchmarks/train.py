@@ -26,10 +26,11 @@ from torch.nn import functional as F
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from trainables.build import build_state  # noqa: E402
 from trainables.config import TrialConfig  # noqa: E402 - after the path
 from trainables.optim import build_optimizer  # noqa: E402
 from trainables.precision import autocast  # noqa: E402
-from trainables.trial import Trial, build_state  # noqa: E402
+from trainables.trial import Trial  # noqa: E402
 
 WARM_UP = 10
 """Steps of each arm that are not counted."""
@@ -144,8 +145,8 @@ def main() -> int:
     trial = Trial(bench_config(arguments), rows.append)
     ids = np.arange(len(trial.recipe.index.train))
     images, labels = trial.recipe.train.fetch(ids, None), torch.from_numpy(trial.recipe.index.train.labels)
-    stream = trial.stream
-    trial.stream = lambda step: replace(stream(step), decode=lambda ids, epochs: images[torch.from_numpy(ids)])
+    stream = trial.course.stream
+    trial.course.stream = lambda step: replace(stream(step), decode=lambda ids, epochs: images[torch.from_numpy(ids)])
     on_gpu = trial.state.device.type == "cuda"
     turns = Turns(
         BareLoop(trial, images, labels).step,

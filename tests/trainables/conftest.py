@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch.multiprocessing as mp
 
+from trainables.build import build_state
 from trainables.config import TrialConfig
 from trainables.data.index import ImageIndex
 from trainables.faults import build_faults
@@ -19,7 +20,7 @@ from trainables.ingredients import Stream, with_swaps
 from trainables.ranks import Ranks
 from trainables.recipe import Recipe
 from trainables.state import TrainState
-from trainables.trial import TrialResult, build_state, run_trial
+from trainables.trial import TrialResult, run_trial
 
 TINY: dict[str, Any] = {
     "max_steps": 12,

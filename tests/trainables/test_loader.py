@@ -12,11 +12,12 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from trainables.build import with_loader
 from trainables.config import TrialConfig
 from trainables.data.index import ImageIndex
 from trainables.errors import DataError
 from trainables.recipe import Recipe
-from trainables.trial import run_trial, with_loader
+from trainables.trial import run_trial
 
 if TYPE_CHECKING:
     from tests.conftest import TinyImages

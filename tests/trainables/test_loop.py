@@ -96,7 +96,7 @@ def test_a_run_may_be_left_in_the_middle(bench: Bench, start: Snapshot) -> None:
     bench.state.restore(start)
     run = run_steps(bench.state, bench.stream, 2, 5, loader_threads=2)
     part = [next(run), next(run)]
-    run.close()  # type: ignore[attr-defined]
+    run.close()
     assert part == whole[:2]
 
 

@@ -199,7 +199,7 @@ def small_network(config: ModelConfig, *, num_classes: int, **_options: Any) -> 
 
 def test_compiled_steps_are_near_eager_ones(build: Build, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch.compile changes rounding, not training."""
-    monkeypatch.setattr("trainables.trial.build_model", small_network)
+    monkeypatch.setattr("trainables.build.build_model", small_network)
     eager, compiled = build(tiny()), build(tiny(precision={"compile": True}))
     expected, actual = run(eager, 3), run(compiled, 3)
     compilations = torch._dynamo.utils.counters["stats"]["unique_graphs"]
@@ -211,7 +211,7 @@ def test_compiled_steps_know_nothing_of_the_sides_before(
     build: Build, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A compiled run with growing images that goes on in a new process takes the steps of one that never stopped."""
-    monkeypatch.setattr("trainables.trial.build_model", small_network)
+    monkeypatch.setattr("trainables.build.build_model", small_network)
     growing = {"start_size": 8, "grow_steps": (0, 3), "size_multiple": 4}
     config = tiny(precision={"compile": True}, data=growing)
     whole, resumed = build(config), build(config)

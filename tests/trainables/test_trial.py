@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from trainables.build import choose_device
 from trainables.errors import ConfigError, DataError
 from trainables.speed import SPEEDS
-from trainables.trial import Trial, choose_device
+from trainables.trial import Trial
 
 if TYPE_CHECKING:
     from tests.conftest import TinyImages
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 ROW = {
     *("step", "epoch", "phase", "replay", "loss", "lr", "val_top1", "best_val_top1", *SPEEDS),
-    *("symptom", "history", "quarantined", "diagnosis"),
+    *("symptom", "history", "quarantined", "diagnosis", "interventions", "event"),
 }
 STEP = {
     *("step", "loss", "loss_noise", "lr", "grad_norm", "train_top1"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from trainables.build import build_state
 from trainables.config import TrialConfig
 from trainables.data.index import open_index
 from trainables.errors import ConfigError
@@ -21,7 +22,7 @@ from trainables.recipe import Recipe
 from trainables.signals import read_signals
 from trainables.speed import SPEEDS
 from trainables.state import Snapshot, TrainState
-from trainables.trial import Trial, build_state
+from trainables.trial import Trial
 
 if TYPE_CHECKING:
     from tests.trainables.conftest import Build, RunRanks, Tiny

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from trainables.build import build_state
 from trainables.config import TrialConfig
 from trainables.data.index import open_index
 from trainables.ingredients import Ingredients, load_batch
@@ -20,7 +21,6 @@ from trainables.ranks import Ranks
 from trainables.recipe import Recipe
 from trainables.signals import read_signals
 from trainables.state import Snapshot, TrainState
-from trainables.trial import build_state
 
 if TYPE_CHECKING:
     from tests.trainables.conftest import Build, RunRanks, Tiny

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from trainables.config import ModelConfig, OptimConfig
-from trainables.data.sampler import EpochSampler
 from trainables.diagnosis.case import Case
 from trainables.diagnosis.causes import Ingredient
+from trainables.diagnosis.cures import cure_of
 from trainables.diagnosis.references import RateReference, Reference, merged_batch_size
 from trainables.diagnosis.references.rates import WARM_UP
 from trainables.diagnosis.replay import FROM_THE_START
 from trainables.diagnosis.verdict import Remedy, SwapResult
-from trainables.ingredients import Ingredients, Swap
+from trainables.interventions import build_swap
 from trainables.schedules import RAMPED
 
 LONGER = 2
@@ -37,7 +36,10 @@ def try_remedy(case: Case, row: SwapResult, reference: Reference, rate: RateRefe
     A run that was erratic from the start is replayed over the same stretch, which is the whole run. Where the budget
     doesn't go any further, the replay of the screening has to do.
     """
-    cure = larger_batch(case) if row.ingredient == "normalization" else reference.swap
+    cure = cure_of(case, reference, rate)
+    swap = reference.swap if cure is None else build_swap(cure, case.recipe)
+    # Then the screening has replayed the very same steps.
+    screened = cure is None or cure.kind not in ("larger_batch", "skip_samples", "config_order")
     whole_run = case.symptom.kind in FROM_THE_START
     if not whole_run:
         short = case.stop
@@ -45,25 +47,11 @@ def try_remedy(case: Case, row: SwapResult, reference: Reference, rate: RateRefe
         case.stop = min(longer, max(case.stop, case.config.max_steps))
         case.stop = case.stop if case.affords(1) else short
     change, text = describe(case, reference, rate)
-    if (whole_run and cure is reference.swap) or not case.affords(1):
-        verified = cure is reference.swap and case.thresholds.is_absent(row.severity_without)
-        return Remedy(change, text, verified, row.severity_without)
-    severity = case.score("remedy", [cure], keep=True)
-    return Remedy(change, text, case.thresholds.is_absent(severity), round(severity, 2))
-
-
-def larger_batch(case: Case) -> Swap:
-    """The batch of `global_batch_size` raised to the reference statistics' size; the rate follows the config's rule."""
-    config, num_samples = case.config, len(case.recipe.index.train)
-    size = merged_batch_size(config.global_batch_size, num_samples)
-    sampler = EpochSampler(num_samples, size, config.seed)
-    scale = size / config.global_batch_size if config.optim.lr_batch_size is not None else 1.0
-
-    def apply(ingredients: Ingredients) -> Ingredients:
-        ids, epochs = sampler.sample_ids(ingredients.step), sampler.epochs(ingredients.step)
-        return replace(ingredients.at_rate(ingredients.learning_rate * scale), sample_ids=ids, epochs=epochs)
-
-    return Swap(f"batch of {size}", apply)
+    if (whole_run and screened) or not case.affords(1):
+        verified = screened and case.thresholds.is_absent(row.severity_without)
+        return Remedy(change, text, verified, row.severity_without, cure)
+    severity = case.score("remedy", [swap], keep=True)
+    return Remedy(change, text, case.thresholds.is_absent(severity), round(severity, 2), cure)
 
 
 def describe(case: Case, reference: Reference, rate: RateReference | None) -> tuple[dict[str, Any], str]:

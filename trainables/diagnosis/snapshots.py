@@ -45,6 +45,13 @@ class SnapshotRing:
             if snapshot.step % self.sparse == 0:
                 self.older.append(snapshot)
 
+    def rewind(self, step: int) -> Snapshot:
+        """The snapshot at `step`, which must be there; later ones are forgotten."""
+        found = self.before(step, margin=0)[0]
+        assert found.step == step
+        self.recent = deque((s for s in self.recent if s.step <= step), maxlen=self.recent.maxlen)
+        return found
+
     def before(self, step: int, *, margin: int) -> list[Snapshot]:
         """Snapshots at least `margin` steps before `step`, latest first; step 0's is always the last resort."""
         assert self.first is not None

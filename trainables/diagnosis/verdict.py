@@ -9,6 +9,7 @@ from typing import Any, Literal
 from trainables.detectors import Symptom
 from trainables.diagnosis.causes import Ingredient
 from trainables.diagnosis.culprits import NOBODY, Culprits
+from trainables.interventions import Intervention
 
 Answer = Literal["yes", "no", "inconclusive", "not tested"]
 UNEXPLAINED = "unexplained"
@@ -88,6 +89,8 @@ class Remedy:
     text: str
     verified: bool
     severity: float
+    cure: Intervention | None = None
+    """The same as what a run can go on with from the snapshot; None: there is no such thing."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,11 @@ class Diagnosis:
     seconds: float = 0.0
     snapshot_bytes: int = 0
     """Host memory of the snapshots that were kept, on one rank."""
+
+    @property
+    def cure(self) -> Intervention | None:
+        """The intervention that a replay proved; None where there is none."""
+        return self.remedy.cure if self.remedy is not None and self.remedy.verified else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; the layout of `diagnosis.json`."""

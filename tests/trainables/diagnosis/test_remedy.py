@@ -12,6 +12,7 @@ from trainables.baseline import Baseline
 from trainables.config import TrialConfig
 from trainables.detectors import Symptom, SymptomKind
 from trainables.diagnosis.case import Case
+from trainables.diagnosis.cures import cure_of
 from trainables.diagnosis.references import (
     Ingredient,
     build_references,
@@ -20,10 +21,11 @@ from trainables.diagnosis.references import (
     rate_before,
     rate_divided,
 )
-from trainables.diagnosis.remedy import describe, larger_batch, try_remedy
+from trainables.diagnosis.remedy import describe, try_remedy
 from trainables.diagnosis.replay import Replayer, Severity
 from trainables.diagnosis.verdict import SwapResult, Thresholds
 from trainables.ingredients import Swap
+from trainables.interventions import build_swap
 
 if TYPE_CHECKING:
     from tests.trainables.conftest import Tiny
@@ -120,7 +122,8 @@ def test_small_batch_statistics_are_cured_by_a_larger_batch(
     size = merged_batch_size(2, len(case.recipe.index.train))
     assert change == {"global_batch_size": size}
     assert str(size) in text
-    tried, cured = larger_batch(case), small(changed(config, change)).trial.stream
+    cure = cure_of(case, "normalization", None)
+    tried, cured = build_swap(cure, case.recipe), small(changed(config, change)).trial.course.stream
     for step in (0, 7, 700):
         one, other = tried(case.stream(step)), cured(step)
         np.testing.assert_array_equal(one.sample_ids, other.sample_ids)
@@ -159,7 +162,7 @@ def test_a_cure_that_stays_healthy_is_verified(small: MakeSmall, tiny: Tiny) -> 
     """The replay goes on for longer than the one that convicted, and its curve is kept for the report."""
     fault = {"use": "trainables.faults:non_finite_input", "start_step": 6}
     bench = case_of(small, tiny(max_steps=40, optim={"lr": 0.005}, faults=[fault]), "non_finite")
-    remedy = try_remedy(bench.case, SwapResult("pixels", "", 0.0, "yes"), bench.references["pixels"], None)
+    remedy = try_remedy(bench.case, SwapResult("pixels", "", 0.0, "yes"), None)
     assert remedy.verified
     assert remedy.severity <= 3.0
     steps = [step for step, _ in bench.case.curves["remedy"]]
@@ -170,7 +173,7 @@ def test_a_cure_that_does_not_help_is_not_verified(small: MakeSmall, tiny: Tiny)
     """The text stands, and beside it that the replay did not stay healthy."""
     fault = {"use": "trainables.faults:non_finite_input", "start_step": 6}
     bench = case_of(small, tiny(max_steps=40, faults=[fault]), "non_finite")
-    remedy = try_remedy(bench.case, SwapResult("labels", "", 0.0, "yes"), bench.references["labels"], None)
+    remedy = try_remedy(bench.case, SwapResult("labels", "", 0.0, "yes"), None)
     assert not remedy.verified
     assert remedy.severity == 1000.0
 
@@ -178,5 +181,5 @@ def test_a_cure_that_does_not_help_is_not_verified(small: MakeSmall, tiny: Tiny)
 def test_a_cure_is_not_replayed_past_the_end_of_the_run(small: MakeSmall, tiny: Tiny) -> None:
     """There is no schedule beyond `max_steps`."""
     bench = case_of(small, tiny(max_steps=11, optim={"lr": 0.005}))
-    try_remedy(bench.case, SwapResult("labels", "", 0.0, "yes"), bench.references["labels"], None)
+    try_remedy(bench.case, SwapResult("labels", "", 0.0, "yes"), None)
     assert [step for step, _ in bench.case.curves["remedy"]] == list(range(11))
