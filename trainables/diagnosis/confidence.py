@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from trainables.diagnosis.verdict import SwapResult, Thresholds
+from trainables.diagnosis.verdict import Thresholds
 
 PRIOR_AGREEMENTS: Mapping[str, float] = {"declared": 4.0, "usual": 1.0}
 """Replays that the reference's standing is worth: a value that is proven not to be the declared one is half a proof;
@@ -30,8 +30,3 @@ def margin_of(thresholds: Thresholds, without: Sequence[float], alone: Sequence[
     gap = thresholds.present - thresholds.absent
     distances = [(thresholds.absent - max(without)) / gap, (min(alone) - thresholds.present) / gap]
     return max(0.0, min(1.0, *distances))
-
-
-def margin_of_row(thresholds: Thresholds, row: SwapResult) -> float:
-    """The margin of one row of the table; 0 where it was not tested alone."""
-    return 0.0 if row.severity_alone is None else margin_of(thresholds, [row.severity_without], [row.severity_alone])

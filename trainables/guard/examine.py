@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from trainables.config import DiagnosisConfig
 from trainables.detectors import Symptom
-from trainables.diagnosis.verdict import UNEXPLAINED, Thresholds, confidence_of
+from trainables.diagnosis.confidence import confidence_of
+from trainables.diagnosis.verdict import UNEXPLAINED, Thresholds
 from trainables.guard.history import History
 from trainables.guard.references import (
     LADDER,

