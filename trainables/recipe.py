@@ -146,6 +146,14 @@ class Recipe:
         exact = float(np.interp(step, data.grow_steps, (data.start_size, data.image_size)))
         return min(max(1, round(exact / data.size_multiple)) * data.size_multiple, data.image_size)
 
+    def size_changes(self) -> tuple[int, ...]:
+        """Steps at which the side of the training images changes: what the loss was before is no measure for it."""
+        data = self.config.data
+        if data.start_size is None:
+            return ()
+        first, last = data.grow_steps
+        return tuple(step for step in range(first + 1, last + 1) if self.side(step) != self.side(step - 1))
+
     def quarantined(self) -> list[str]:
         """Where the images are that this process found not to decode."""
         sources = (self.train, self.val)

@@ -11,23 +11,21 @@ import math
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from trainables.build import build_state, choose_device, with_loader
-from trainables.bundle import write_bundle
 from trainables.checkpoint import CheckpointStore
 from trainables.config import TrialConfig
 from trainables.course import Action, Course, Event
 from trainables.data.index import open_index
 from trainables.data.quarantine import check_quarantined
-from trainables.detectors import Detector, Symptom
-from trainables.diagnosis.diagnose import diagnose
+from trainables.detectors import Detector, EvaluationSignals, Symptom
 from trainables.diagnosis.snapshots import SnapshotRing
 from trainables.diagnosis.verdict import Diagnosis
 from trainables.evaluation import evaluate
+from trainables.examination import find_cause
 from trainables.faults import build_faults
 from trainables.ingredients import Stream
 from trainables.loop import Reading, run_steps, train_step
@@ -184,13 +182,19 @@ class Trial:
                     return found
                 self.noticed |= signals.notice
                 if self.state.step == signals.step + 1:
-                    self._after(self.state.step)
-                    if self.noticed:
-                        break
+                    found = self._after(self.state.step)
+                    if found is not None or self.noticed:
+                        return found
         return None
 
     def _new_detector(self) -> Detector:
-        return Detector(self.config.detector, self.num_classes, *self.recipe.expected_input_moments())
+        return Detector(
+            self.config.detector,
+            self.num_classes,
+            *self.recipe.expected_input_moments(),
+            max_steps=self.config.max_steps,
+            scheduled_changes=self.recipe.size_changes(),
+        )
 
     def _watch(self, signals: StepSignals) -> Symptom | None:
         """The detector's word, but for what belongs to an event that was recorded, or comes after the last one."""
@@ -249,14 +253,13 @@ class Trial:
         every = (config.eval_every, config.report_every, config.checkpoint.every or config.max_steps)
         return any(done % length == 0 for length in every) or self.snapshots.is_due(done)
 
-    def _after(self, done: int) -> None:
-        """What is due after `done` steps, with the state just there."""
+    def _after(self, done: int) -> Finding | None:
+        """What is due after `done` steps, with the state just there; what the evaluation found, if it stops the run."""
         config = self.config
         if config.diagnosis.enabled:
             self._keep_snapshot()
         evaluated = done % config.eval_every == 0 or done == config.max_steps
-        if evaluated:
-            self._evaluate(done)
+        symptom = self._evaluate(done) if evaluated else None
         keep = self._is_kept(done)
         if keep or (done < config.max_steps and done % config.report_every == 0):
             # Before the checkpoint: what it holds is never sent again.
@@ -266,6 +269,7 @@ class Trial:
         if keep:
             # A state that was not evaluated is nobody's best.
             self._save(self.reporter.top1 if evaluated else math.nan)
+        return self._examine(symptom) if symptom is not None else None
 
     def _keep_snapshot(self) -> None:
         """Where one is due; with what the detector remembers, where a rollback may want it."""
@@ -283,12 +287,17 @@ class Trial:
             kept = [first, *recent[-self.config.diagnosis.snapshots :]]
             self.detectors = {step: self.detectors[step] for step in kept}
 
-    def _evaluate(self, done: int) -> None:
-        """Score val/ with the state after `done` steps. A detector of what evaluations show is asked here."""
+    def _evaluate(self, done: int) -> Symptom | None:
+        """Score val/ with the state after `done` steps, and ask the detector what that shows."""
         with self.reporter.speed.paused():
             threads = self.config.data.loader_threads
             scores = evaluate(self.state, self.course.evaluations(done), loader_threads=threads)
         self.reporter.add_evaluation(scores)
+        if not self.over or self.course.is_full:
+            return None
+        final = done == self.config.max_steps
+        symptom = self.detector.update_evaluation(EvaluationSignals(done, scores.loss, scores.top1, final=final))
+        return None if symptom is None or self.course.goes_on(symptom) else symptom
 
     def _gather_quarantined(self) -> None:
         """What all ranks found not to decode; raises DataError where it is too much."""
@@ -335,15 +344,4 @@ class Trial:
         def progress(label: str) -> None:
             self.reporter.send("diagnosing", symptom=symptom, replay=label)
 
-        # A run that goes on does so with the very gradients that its code may look at.
-        before = self.state.snapshot(gradients=True)
-        config, recipe, stream = self.config, self.recipe, self.course.replayed
-        try:
-            diagnosis = diagnose(config, recipe, self.state, stream, symptom, self.snapshots, self.losses, progress)
-        finally:
-            self.state.restore(before)
-        if config.diagnosis.bundle is not None and self.ranks.rank == 0:
-            (snapshot,) = self.snapshots.before(diagnosis.controls.snapshot_step, margin=0)[:1]
-            root = Path(config.diagnosis.bundle)
-            log.info("bundle: %s", write_bundle(root, self.course, snapshot, symptom, diagnosis, self.losses))
-        return diagnosis
+        return find_cause(self.course, self.state, symptom, self.snapshots, self.losses, progress)

@@ -21,10 +21,14 @@ Ingredient = Literal[
     "pixels",
     "samples",
     "normalization",
+    "running_statistics",
+    "evaluation_norm",
+    "evaluation_pixels",
+    "metric",
 ]
 """What a step is made of, as far as a replay swaps it. moments: momentum, betas and eps of the optimizer; state: edits
 of the state that a step starts from; scales: batch norm's gammas; rank_state: weights that differ between ranks;
-normalization: over which samples statistics are taken."""
+normalization: over which samples statistics are taken. The last four are of an evaluation."""
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "learning_rate": (
@@ -61,6 +65,10 @@ GROUP_OF_INGREDIENT: Mapping[Ingredient, str] = {
     "pixels": "preprocessing",
     "samples": "data",
     "normalization": "normalization",
+    "running_statistics": "normalization",
+    "evaluation_norm": "normalization",
+    "evaluation_pixels": "preprocessing",
+    "metric": "code",
 }
 
 

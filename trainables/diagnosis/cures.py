@@ -9,7 +9,7 @@ import numpy as np
 from trainables.config import ModelConfig, OptimConfig
 from trainables.diagnosis.case import Case
 from trainables.diagnosis.causes import Ingredient
-from trainables.diagnosis.naming import order_differs
+from trainables.diagnosis.naming.samples import order_differs
 from trainables.diagnosis.references import RateReference, Reference, merged_batch_size
 from trainables.diagnosis.references.rates import WARM_UP
 from trainables.interventions import Intervention

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from trainables.config import TrialConfig
 from trainables.detectors import Symptom
 from trainables.diagnosis.case import Progress
+from trainables.diagnosis.causes import Ingredient
 from trainables.diagnosis.evaluation_severity import GapSeverity, Score
 from trainables.diagnosis.evaluation_statistics import Statistics, set_statistics
 from trainables.diagnosis.verdict import Thresholds
@@ -39,7 +40,7 @@ STEPS = 64
 class Reference:
     """The reference value of one ingredient of an evaluation."""
 
-    ingredient: str
+    ingredient: Ingredient
     """running_statistics, evaluation_pixels, pixels, evaluation_norm, metric or labels."""
     swap: Swap
     statistics: Statistics | None = None

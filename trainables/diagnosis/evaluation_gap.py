@@ -13,13 +13,14 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from trainables.config import TrialConfig
 from trainables.detectors import Symptom
 from trainables.diagnosis.case import Progress
+from trainables.diagnosis.causes import group_of
+from trainables.diagnosis.confidence import confidence_of
 from trainables.diagnosis.evaluation_case import EvaluationCase, Reference, scored_ids
 from trainables.diagnosis.evaluation_naming import Named, name_evaluation_cause
 from trainables.diagnosis.evaluation_references import (
@@ -37,26 +38,14 @@ from trainables.diagnosis.verdict import (
     Remedy,
     SwapResult,
     Thresholds,
-    confidence_of,
     leading_cause,
 )
 from trainables.ingredients import EvaluationStream, Stream
 from trainables.recipe import Recipe
 from trainables.state import TrainState
 
-if TYPE_CHECKING:
-    from trainables.diagnosis.references import Ingredient
-
 log = logging.getLogger(__name__)
 
-GROUP_OF = {
-    "running_statistics": "normalization",
-    "evaluation_norm": "normalization",
-    "evaluation_pixels": "preprocessing",
-    "pixels": "preprocessing",
-    "labels": "data",
-    "metric": "code",
-}
 PLACEBO_BATCH = 96
 """Batch size of the evaluation that is the placebo; else it is 256."""
 ROUNDING = 0.01
@@ -220,7 +209,7 @@ def weigh(
         symptom=case.symptom,
         epoch=case.recipe.sampler.epoch(case.symptom.onset),
         cause=named.cause.name,
-        group=GROUP_OF[guilty.ingredient],
+        group=group_of(named.cause.name, guilty.ingredient),
         confidence=round(confidence, 3),
         summary=(
             f"{case.symptom.kind} at step {case.symptom.onset}: {named.cause.name} ({named.cause.evidence}). Swapping "
@@ -240,7 +229,7 @@ def screen(case: EvaluationCase, references: Sequence[Reference], scores: Scores
         without = case.severity(case.score(f"{reference.ingredient} swapped", [reference]), scores.expected)
         necessary = case.thresholds.necessary(without)
         # The table's ingredients are declared with those of a training step.
-        row = SwapResult(cast("Ingredient", reference.ingredient), reference.swap.name, round(without, 2), necessary)
+        row = SwapResult(reference.ingredient, reference.swap.name, round(without, 2), necessary)
         if necessary != "no" and case.thresholds.is_present(exact):
             others = [other for other in references if other is not reference]
             alone = case.severity(case.score(f"{reference.ingredient} alone", others), scores.expected)

@@ -12,7 +12,8 @@ from trainables.diagnosis.evaluation_case import EvaluationCase, Reference
 from trainables.diagnosis.evaluation_references import Paths, compare_paths, evaluated_eps, trained_eps
 from trainables.diagnosis.evaluation_running import USUAL, is_foreign, name_running_statistics
 from trainables.diagnosis.evaluation_severity import Score
-from trainables.diagnosis.naming import NamedCause, Pixels, name_pixels
+from trainables.diagnosis.naming.named import NamedCause
+from trainables.diagnosis.naming.pixels import Pixels, name_pixels
 from trainables.diagnosis.snapshots import SnapshotRing
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainables.diagnosis.causes import Ingredient
 from trainables.diagnosis.evaluation_case import EvaluationCase, Reference
 from trainables.diagnosis.evaluation_statistics import recalibrate, training_batches
 from trainables.ingredients import EvaluationIngredients, Swap
@@ -121,7 +122,7 @@ def pixels_reference(case: EvaluationCase) -> Reference | None:
     paths = compare_paths(case)
     if torch.equal(paths.evaluated, paths.trained):
         return None
-    ingredient = "pixels" if paths.training_differs and not paths.evaluation_differs else "evaluation_pixels"
+    ingredient: Ingredient = "pixels" if paths.training_differs and not paths.evaluation_differs else "evaluation_pixels"
     decode, normalize = case.recipe.val.fetch_sound, case.trained.normalize
     change = Swap(
         "decoded as the index has it, normalised as in training",

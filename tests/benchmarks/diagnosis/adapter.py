@@ -15,6 +15,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from trainables.build import build_state
 from trainables.checkpoint_format import pack_tensors
 from trainables.config import TrialConfig
 from trainables.data.index import ImageIndex, open_index
@@ -28,7 +29,6 @@ from trainables.loop import run_steps, train_step
 from trainables.ranks import Ranks
 from trainables.recipe import Recipe
 from trainables.state import Snapshot
-from trainables.trial import build_state
 
 
 @dataclass(frozen=True)

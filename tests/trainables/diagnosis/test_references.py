@@ -318,7 +318,8 @@ def test_the_configs_rate_is_a_reference_where_the_run_has_another(recipe: Recip
     stream = faulty(recipe, "learning_rate_factor", 12, factor=3.0)
     found = declared_rate(recipe, stream, 20)
     assert found is not None
-    assert (found.changed_at, found.divisor, found.kind) == (12, pytest.approx(3.0), "declared")
+    assert (found.changed_at, found.kind) == (12, "declared")
+    assert found.divisor == pytest.approx(3.0)
     assert found.swap(stream(15)).learning_rate == recipe.rate_at(15)
     assert declared_rate(recipe, stream, 11) is None
 

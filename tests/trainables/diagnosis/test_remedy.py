@@ -13,6 +13,7 @@ from trainables.config import TrialConfig
 from trainables.detectors import Symptom, SymptomKind
 from trainables.diagnosis.case import Case
 from trainables.diagnosis.causes import Ingredient
+from trainables.diagnosis.cures import cure_of
 from trainables.diagnosis.references import (
     RateReference,
     Reference,
@@ -23,10 +24,11 @@ from trainables.diagnosis.references import (
     rate_divided,
 )
 from trainables.diagnosis.references.usual import usual_references
-from trainables.diagnosis.remedy import describe, larger_batch, try_remedy
+from trainables.diagnosis.remedy import describe, try_remedy
 from trainables.diagnosis.replay import Replayer, Severity
 from trainables.diagnosis.verdict import Remedy, SwapResult, Thresholds
 from trainables.ingredients import Swap
+from trainables.interventions import build_swap
 
 if TYPE_CHECKING:
     from tests.trainables.conftest import Tiny
@@ -67,7 +69,7 @@ def case_of(small: MakeSmall, config: TrialConfig, kind: SymptomKind = "spike", 
     return Bench(case, declared_references(trial.recipe))
 
 
-def cure_of(case: Case, ingredient: Ingredient, rate: RateReference | None) -> tuple[dict[str, Any], str]:
+def told_of(case: Case, ingredient: Ingredient, rate: RateReference | None) -> tuple[dict[str, Any], str]:
     """The cure's description; practice's value stands against the config's, where there is one."""
     swap = rate.swap if rate is not None else Swap("another value")
     return describe(case, Reference(ingredient, swap, "usual" if ingredient in USUAL else "declared"), rate)
@@ -97,7 +99,7 @@ def test_a_jump_of_the_schedule_is_cured_by_dropping_the_milestone(small: MakeSm
     config = tiny(max_steps=40, schedule={"kind": "multi_step", "milestones": [3, 6, 20], "gamma": 10.0})
     case = case_of(small, config).case
     reference = rate_before(case.stream, 6)
-    change, text = cure_of(case, "learning_rate", reference)
+    change, text = told_of(case, "learning_rate", reference)
     assert change == {"schedule.milestones": [3]}
     assert text == "hold the learning rate at 0.2 after step 6"
     cured = small(changed(config, change)).trial.stream
@@ -108,7 +110,7 @@ def test_a_jump_that_no_milestone_made_has_a_text_only(small: MakeSmall, tiny: T
     """What lies outside the config is not promised as a config change."""
     fault = {"use": "trainables.faults:learning_rate_factor", "start_step": 6, "params": {"factor": 50.0}}
     case = case_of(small, tiny(faults=[fault])).case
-    change, text = cure_of(case, "learning_rate", rate_before(case.stream, 6))
+    change, text = told_of(case, "learning_rate", rate_before(case.stream, 6))
     assert change == {}
     assert text == "hold the learning rate at 0.02 after step 6"
 
@@ -119,7 +121,7 @@ def test_a_rate_that_is_too_high_is_divided(small: MakeSmall, tiny: Tiny, diviso
     config = tiny(optim={"lr": 3.2, "lr_batch_size": 32}, schedule={"kind": "cosine"})
     case = case_of(small, config).case
     reference = rate_divided(case.stream, divisor, 6)
-    change, text = cure_of(case, "learning_rate", reference)
+    change, text = told_of(case, "learning_rate", reference)
     assert change == {"optim.lr": 3.2 / divisor}
     assert text == f"lower optim.lr from 3.2 to {3.2 / divisor:g}"
     cured = small(changed(config, change)).trial.stream
@@ -134,11 +136,13 @@ def test_small_batch_statistics_are_cured_by_a_larger_batch(
     """The cure's steps are those of the changed config: its samples, its epochs, its rate by the scaling rule."""
     config = tiny(global_batch_size=2, optim={"lr_batch_size": lr_batch_size})
     case = case_of(small, config, "instability", 0).case
-    change, text = cure_of(case, "normalization", None)
+    change, text = told_of(case, "normalization", None)
     size = merged_batch_size(2, len(case.recipe.index.train))
     assert change == {"global_batch_size": size}
     assert str(size) in text
-    tried, cured = larger_batch(case), small(changed(config, change)).trial.stream
+    cure = cure_of(case, Reference("normalization", Swap("merged"), "drawn"), None)
+    assert cure is not None
+    tried, cured = build_swap(cure, case.recipe), small(changed(config, change)).trial.stream
     for step in (0, 7, 700):
         one, other = tried(case.stream(step)), cured(step)
         np.testing.assert_array_equal(one.sample_ids, other.sample_ids)
@@ -149,10 +153,10 @@ def test_small_batch_statistics_are_cured_by_a_larger_batch(
 def test_a_declared_discrepancy_is_cured_by_the_config(small: MakeSmall, tiny: Tiny) -> None:
     """Where the config itself names the wrong normalisation, the change puts the right one."""
     wrong = case_of(small, tiny(data={"normalization": "one_scale"})).case
-    assert cure_of(wrong, "pixels", None)[0] == {"data.normalization": "per_channel"}
+    assert told_of(wrong, "pixels", None)[0] == {"data.normalization": "per_channel"}
     fault = {"use": "trainables.faults:preprocessing", "start_step": 6, "params": {"normalization": "one_scale"}}
     right = case_of(small, tiny(faults=[fault])).case
-    change, text = cure_of(right, "pixels", None)
+    change, text = told_of(right, "pixels", None)
     assert change == {}
     assert "per_channel" in text
 
@@ -161,7 +165,7 @@ def test_data_faults_are_cured_outside_the_config(small: MakeSmall, tiny: Tiny) 
     """No key puts labels or files right."""
     case = case_of(small, tiny()).case
     for ingredient in ("labels", "samples"):
-        change, text = cure_of(case, ingredient, None)
+        change, text = told_of(case, ingredient, None)
         assert change == {}
         assert text
 
@@ -169,7 +173,7 @@ def test_data_faults_are_cured_outside_the_config(small: MakeSmall, tiny: Tiny) 
 def test_number_format_is_cured_by_float32(small: MakeSmall, tiny: Tiny) -> None:
     """The changed config runs in float32."""
     config = tiny(precision={"amp": "bf16"})
-    change, _ = cure_of(case_of(small, config).case, "number_format", None)
+    change, _ = told_of(case_of(small, config).case, "number_format", None)
     assert changed(config, change).precision.amp == "fp32"
 
 
@@ -189,7 +193,7 @@ def test_unusual_settings_are_cured_by_practices(
     """The changed config has at each step what the reference has, and is one that is accepted."""
     config = tiny(**changes)
     case = case_of(small, config).case
-    change, _ = cure_of(case, ingredient, None)
+    change, _ = told_of(case, ingredient, None)
     assert change
     assert usual_references(changed(config, change), 0.1) == {}
 

@@ -1,0 +1,46 @@
+"""One call that finds the cause of any symptom of a run, and leaves the run as it was."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from trainables.bundle import write_bundle
+from trainables.course import Course
+from trainables.detectors import Symptom
+from trainables.diagnosis.case import Progress
+from trainables.diagnosis.diagnose import diagnose
+from trainables.diagnosis.evaluation_gap import diagnose_evaluation
+from trainables.diagnosis.snapshots import SnapshotRing
+from trainables.diagnosis.verdict import Diagnosis
+from trainables.state import TrainState
+
+log = logging.getLogger(__name__)
+
+
+def find_cause(
+    course: Course,
+    state: TrainState,
+    symptom: Symptom,
+    snapshots: SnapshotRing,
+    losses: dict[int, float],
+    progress: Progress,
+) -> Diagnosis:
+    """Diagnose `symptom`, on all ranks together, and write the bundle where the config wants one.
+
+    losses: of the run, by step. An eval gap is diagnosed from the state that was evaluated, all else by replay. Since a
+    bundle holds a replay, an eval gap has none.
+    """
+    config, run = course.config.diagnosis, (course.config, course.recipe, state)
+    # A run that goes on does so with the very gradients that its code may look at.
+    before = state.snapshot(gradients=True)
+    try:
+        if symptom.kind == "eval_gap":
+            return diagnose_evaluation(*run, course.evaluations, course.replayed, symptom, snapshots, progress)
+        diagnosis = diagnose(*run, course.replayed, symptom, snapshots, losses, progress)
+    finally:
+        state.restore(before)
+    if config.bundle is not None and state.ranks.rank == 0:
+        (snapshot,) = snapshots.before(diagnosis.controls.snapshot_step, margin=0)[:1]
+        log.info("bundle: %s", write_bundle(Path(config.bundle), course, snapshot, symptom, diagnosis, losses))
+    return diagnosis
