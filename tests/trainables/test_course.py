@@ -119,9 +119,9 @@ def test_a_resume_after_a_rollback_ends_with_the_same_bits(
 
 
 def test_a_run_that_may_go_back_no_more_stops(run: RunTrial, tiny: Tiny) -> None:
-    """A second event of another fault, with one rollback allowed: it stops, and its diagnosis is the last row's."""
+    """At a second event, past what the cure was tried over: its diagnosis is the last row's."""
     config = jump(tiny, on_event="rollback", max_rollbacks=1)
-    nan = {"use": "trainables.faults:non_finite_input", "start_step": 50}
+    nan = {"use": "trainables.faults:non_finite_input", "start_step": 54}
     ill = run(TrialConfig.parse({**config.model_dump(), "faults": [*config.model_dump()["faults"], nan]}))
     assert (ill.result.phase, len(ill.result.events)) == ("stopped", 1)
     assert ill.rows[-1]["symptom"] == "non_finite"
