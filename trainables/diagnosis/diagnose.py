@@ -181,6 +181,7 @@ def weigh(case: Case, references: list[Reference], play: Play, controls: Control
         reason = f"{named.name} is the leading suspect, but only {agreed} of {total} replays agree"
         return abstain(case, controls, reason, confidence)
     remedy = try_remedy(case, leader, reference, play.rate)
+    named = named if remedy.verified else hot_after_warmup(named)
     return Diagnosis(
         symptom=case.symptom,
         epoch=case.recipe.sampler.epoch(case.symptom.onset),
@@ -194,6 +195,13 @@ def weigh(case: Case, references: list[Reference], play: Play, controls: Control
         remedy=remedy,
         culprits=named.culprits,
     )
+
+
+def hot_after_warmup(named: NamedCause) -> NamedCause:
+    """A warm-up that does not heal in the longer replay, at the peak, only puts off what too high a rate does."""
+    if named.name != "warmup_missing":
+        return named
+    return replace(named, name="lr_too_high", evidence=f"{named.evidence}; at its peak the run falls ill too")
 
 
 def verdict_text(case: Case, leader: SwapResult, named: NamedCause, agreement: str) -> str:

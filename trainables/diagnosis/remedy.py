@@ -44,6 +44,8 @@ def try_remedy(case: Case, row: SwapResult, reference: Reference, rate: RateRefe
     if not whole_run:
         short = case.stop
         longer = case.symptom.onset + LONGER * (case.stop - case.symptom.onset)
+        if rate is not None and rate.ramp:
+            longer = max(longer, rate.ramp + case.config.diagnosis.horizon)
         case.stop = min(longer, max(case.stop, case.config.max_steps))
         case.stop = case.stop if case.affords(1) else short
     change, text = describe(case, reference, rate)

@@ -36,7 +36,15 @@ LOOK_BACK = 16
 
 
 def name_cause(case: Case, reference: Reference, rate: RateReference | None) -> NamedCause:
-    """The cause behind the ingredient of `reference`."""
+    """The cause behind the ingredient of `reference`, with the first foreign step among the culprits."""
+    named = name_ingredient(case, reference, rate)
+    if named.culprits.step is not None:
+        return named
+    return replace(named, culprits=replace(named.culprits, step=reference.since))
+
+
+def name_ingredient(case: Case, reference: Reference, rate: RateReference | None) -> NamedCause:
+    """The cause, by what kind of ingredient it is."""
     ingredient = reference.ingredient
     if ingredient == "learning_rate":
         assert rate is not None

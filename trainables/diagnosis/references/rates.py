@@ -33,6 +33,8 @@ class RateReference:
     """The run's rate at the onset or change point over this one."""
     rate: float
     kind: Kind = "ladder"
+    ramp: int = 0
+    """The step at which this rate has risen to its peak; 0: it doesn't rise from step 0 on."""
 
 
 def last_change_point(stream: Stream, onset: int) -> int | None:
@@ -75,7 +77,8 @@ def declared_rate(recipe: Recipe, stream: Stream, onset: int) -> RateReference |
     swap = Swap("rate of the config", lambda i: i.at_rate(recipe.rate_at(i.step)))
     rate = recipe.rate_at(changed_at)
     divisor = stream(changed_at).learning_rate / max(rate, 1e-30)
-    return RateReference(swap, changed_at, divisor, rate, "declared")
+    rising = range(recipe.config.schedule.warmup_steps + 1) if changed_at == 0 else range(1)
+    return RateReference(swap, changed_at, divisor, rate, "declared", max(rising, key=recipe.rate_at))
 
 
 def rate_before_climb(stream: Stream, onset: int) -> RateReference | None:
@@ -98,7 +101,7 @@ def warmed_up_rate(stream: Stream, onset: int) -> RateReference | None:
         return ingredients.at_rate(ingredients.learning_rate * min(1.0, (ingredients.step + 1) / WARM_UP))
 
     swap = Swap(f"{WARM_UP} steps of warm-up to the same rate", apply)
-    return RateReference(swap, None, 1.0, rates[-1], "warm-up")
+    return RateReference(swap, None, 1.0, rates[-1], "warm-up", WARM_UP)
 
 
 def foremost_rate(
