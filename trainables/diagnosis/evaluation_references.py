@@ -122,7 +122,8 @@ def pixels_reference(case: EvaluationCase) -> Reference | None:
     paths = compare_paths(case)
     if torch.equal(paths.evaluated, paths.trained):
         return None
-    ingredient: Ingredient = "pixels" if paths.training_differs and not paths.evaluation_differs else "evaluation_pixels"
+    foreign_training = paths.training_differs and not paths.evaluation_differs
+    ingredient: Ingredient = "pixels" if foreign_training else "evaluation_pixels"
     decode, normalize = case.recipe.val.fetch_sound, case.trained.normalize
     change = Swap(
         "decoded as the index has it, normalised as in training",

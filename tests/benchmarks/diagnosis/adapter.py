@@ -21,6 +21,7 @@ from trainables.config import TrialConfig
 from trainables.data.index import ImageIndex, open_index
 from trainables.detectors import Detector, Symptom
 from trainables.diagnosis.diagnose import diagnose
+from trainables.diagnosis.evaluation_gap import diagnose_evaluation
 from trainables.diagnosis.snapshots import SnapshotRing
 from trainables.evaluation import evaluate
 from trainables.faults import build_faults
@@ -80,11 +81,31 @@ class Training:
                 self.ring.offer(self.state, gradients=self.stream(self.state.step).code is not train_step)
         return None
 
+<<<<<<< HEAD
     def diagnose(self, symptom: Symptom) -> Verdict:
         """Replay it; the live state is put back."""
         found = diagnose(
             self.config, self.recipe, self.state, self.replayed, symptom, self.ring, self.losses, lambda _label: None
         )
+=======
+    def evaluated(self) -> Symptom | None:
+        """What the detector says of an evaluation, where one is due."""
+        step = self.state.step
+        if step % self.config.eval_every:
+            return None
+        scores = evaluate(self.state, self.evaluations(step))
+        final = step == self.config.max_steps
+        return self.detector.update_evaluation(EvaluationSignals(step, scores.loss, scores.top1, final=final))
+
+    def diagnose(self, symptom: Symptom) -> Verdict:
+        """Replay it, an evaluation's symptom by evaluations; the live state is put back."""
+        if symptom.kind == "eval_gap":
+            found = diagnose_evaluation(
+                self.config, self.recipe, self.state, self.evaluations, self.replayed, symptom, self.ring
+            )
+        else:
+            found = diagnose(self.config, self.recipe, self.state, self.replayed, symptom, self.ring, self.losses)
+>>>>>>> d9b7f40 (bench-diagnosis evaluates, and diagnoses what evaluations show)
         return Verdict(
             cause=found.cause,
             group=found.group,
