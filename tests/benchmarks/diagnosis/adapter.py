@@ -19,13 +19,15 @@ from trainables.build import build_state
 from trainables.checkpoint_format import pack_tensors
 from trainables.config import TrialConfig
 from trainables.data.index import ImageIndex, open_index
-from trainables.detectors import Detector, Symptom
+from trainables.detectors import Detector, EvaluationSignals, Symptom
 from trainables.diagnosis.diagnose import diagnose
 from trainables.diagnosis.evaluation_gap import diagnose_evaluation
 from trainables.diagnosis.snapshots import SnapshotRing
+from trainables.diagnosis.verdict import Diagnosis
 from trainables.evaluation import evaluate
 from trainables.faults import build_faults
 from trainables.ingredients import Ingredients, Stream, Swap, with_evaluation_swaps, with_swaps
+from trainables.interventions import build_swap
 from trainables.loop import run_steps, train_step
 from trainables.ranks import Ranks
 from trainables.recipe import Recipe
@@ -42,6 +44,8 @@ class Verdict:
     summary: str
     verified: bool
     """Whether it has a remedy that a replay verified."""
+    curable: bool
+    """Whether that is one which a run can go on with."""
     culprits: tuple[int, ...]
     """Sample ids."""
     replayed_steps: int
@@ -56,10 +60,23 @@ class Training:
         self.config = config
         self.recipe = Recipe.build(config, index)
         self.state = build_state(config, len(index.classes), Ranks())
-        self.detector = Detector(config.detector, len(index.classes), *self.recipe.expected_input_moments())
+        self.detector = self.new_detector()
         self.ring = SnapshotRing(config.diagnosis.snapshot_every, config.diagnosis.snapshots)
+        self.detectors: dict[int, dict[str, Any]] = {}
+        """What the detector remembered at each snapshot."""
         self.losses: dict[int, float] = {}
+        self.found: Diagnosis | None = None
         self.swap(())
+
+    def new_detector(self) -> Detector:
+        """As a trial has it."""
+        return Detector(
+            self.config.detector,
+            len(self.recipe.index.classes),
+            *self.recipe.expected_input_moments(),
+            max_steps=self.config.max_steps,
+            scheduled_changes=self.recipe.size_changes(),
+        )
 
     def swap(self, swaps: Sequence[Swap]) -> None:
         """Let the steps and evaluations be those of the config, its faults included, with `swaps` on top."""
@@ -70,24 +87,27 @@ class Training:
 
     def train(self, stop: int, *, heed: bool = True) -> Symptom | None:
         """Go on to step `stop`, or to the first symptom where the detector is heeded."""
-        if self.state.step == 0:
-            self.ring.offer(self.state)
+        if self.state.step == 0 and heed:
+            self.keep_snapshot()
         for signals in run_steps(self.state, self.stream, self.state.step, stop, loader_threads=0):
             self.losses[signals.step] = signals.loss
             symptom = self.detector.update(signals) if heed else None
             if symptom is not None:
                 return symptom
             if heed:
-                self.ring.offer(self.state, gradients=self.stream(self.state.step).code is not train_step)
+                self.keep_snapshot()
+                symptom = self.evaluated()
+            if symptom is not None:
+                return symptom
         return None
 
-<<<<<<< HEAD
-    def diagnose(self, symptom: Symptom) -> Verdict:
-        """Replay it; the live state is put back."""
-        found = diagnose(
-            self.config, self.recipe, self.state, self.replayed, symptom, self.ring, self.losses, lambda _label: None
-        )
-=======
+    def keep_snapshot(self) -> None:
+        """Take one where it is due."""
+        step = self.state.step
+        if self.ring.is_due(step):
+            self.ring.offer(self.state, gradients=self.stream(step).code is not train_step)
+            self.detectors[step] = self.detector.state_dict()
+
     def evaluated(self) -> Symptom | None:
         """What the detector says of an evaluation, where one is due."""
         step = self.state.step
@@ -105,17 +125,36 @@ class Training:
             )
         else:
             found = diagnose(self.config, self.recipe, self.state, self.replayed, symptom, self.ring, self.losses)
->>>>>>> d9b7f40 (bench-diagnosis evaluates, and diagnoses what evaluations show)
+        self.found = found
         return Verdict(
             cause=found.cause,
             group=found.group,
             confidence=found.confidence,
             summary=found.summary,
             verified=found.remedy is not None and found.remedy.verified,
-            culprits=(),
+            curable=found.cure is not None,
+            culprits=found.culprits.sample_ids,
             replayed_steps=found.replayed_steps,
             seconds=found.seconds,
         )
+
+    def roll_back(self, stop: int) -> Symptom | None:
+        """Back to the snapshot that the verified cure was proved from, and with the cure to `stop`.
+
+        What the detector says on the way; that is all it does: the run goes on.
+        """
+        assert self.found is not None
+        assert self.found.cure is not None
+        back_to, cure = self.found.controls.snapshot_step, build_swap(self.found.cure, self.recipe)
+        self.state.restore(self.ring.rewind(back_to))
+        self.detector = self.new_detector()
+        self.detector.load_state_dict(self.detectors[back_to])
+        # What was no property of the steps does not come again.
+        self.stream = with_swaps(self.replayed, [cure])
+        self.evaluations = with_evaluation_swaps(self.evaluations, [cure])
+        symptom = self.train(stop)
+        self.train(stop, heed=False)
+        return symptom
 
     def top1(self) -> float:
         """Share of val/ that is classified right."""
@@ -129,7 +168,12 @@ class Training:
         for name, snapshot in snapshots.items():
             (folder / f"{name}.safetensors").write_bytes(pack_tensors(snapshot.tensors))
         steps = {name: snapshot.step for name, snapshot in snapshots.items()}
-        kept = {"steps": steps, "losses": list(self.losses.items()), "detector": self.detector.state_dict()}
+        kept = {
+            "steps": steps,
+            "losses": list(self.losses.items()),
+            "detector": self.detector.state_dict(),
+            "detectors": list(self.detectors.items()),
+        }
         (folder / "run.json").write_text(json.dumps(kept))
 
     def restore(self, folder: Path) -> None:
@@ -146,6 +190,7 @@ class Training:
         self.state.restore(snapshot("now"))
         self.losses = {int(step): float(loss) for step, loss in kept["losses"]}
         self.detector.load_state_dict(kept["detector"])
+        self.detectors = {int(step): remembered for step, remembered in kept["detectors"]}
 
     def foreign_samples(self, healthy: ImageIndex, start: int, stop: int) -> tuple[int, ...]:
         """Ids of the samples of steps [start, stop) whose label or input isn't the healthy recipe's; in order."""

@@ -17,6 +17,7 @@ Values = dict[str, Any]
 CLOTHING = Path(__file__).resolve().parents[4] / "shared" / "data" / "clothing" / "160px"
 COMMON: Values = {
     "max_steps": 320,
+    "eval_every": 16,
     "threads": 1,
     "device": "cpu",
     "data": {"path": "digits", "image_size": 16, "augment": "none", "loader_threads": 0},

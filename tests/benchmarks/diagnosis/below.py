@@ -38,7 +38,7 @@ def files(name: str, damage: Damage, *causes: str, why: str = "") -> Variant:
 
 def files_from_start(name: str, damage: Damage, *causes: str, why: str = "") -> Variant:
     """All training files are damaged, as they were when the index was counted."""
-    return Variant(name, "files", causes, why, from_start=True, damage=damage)
+    return Variant(name, "files", causes, why, from_start=True, patient=True, damage=damage)
 
 
 def config(
@@ -156,9 +156,9 @@ BELOW_THE_SEAM = (
     index("index-std-255", in_255, "wrong_mean_std", "scale_255", why="moments of 0..255 for pixels of 0..1 are both"),
     config("config-lr-x30", rate_times(30.0), "lr_too_high", "edge_of_stability", fits=with_sgd, why=IN_ALL),
     config("config-lr-x100", rate_times(100.0), "lr_too_high", "edge_of_stability", why=IN_ALL),
-    config("config-lr-tiny", rate_times(1e-4), "lr_too_low"),
-    config("config-decay-2", {"optim": {"weight_decay": 2.0}}, "weight_decay"),
-    config("config-decay-20", {"optim": {"weight_decay": 20.0}}, "weight_decay"),
+    config("config-lr-tiny", rate_times(1e-4), "lr_too_low", patient=True),
+    config("config-decay-2", {"optim": {"weight_decay": 2.0}}, "weight_decay", patient=True),
+    config("config-decay-20", {"optim": {"weight_decay": 20.0}}, "weight_decay", patient=True),
     config("config-t-max", lambda base, config: {"optim": {"lr": 10 * config.optim.lr},
                                                  "schedule": {"t_max": base.onset // 2 + 6, "min_factor": 0.0}},
            "lr_jump", "lr_too_high", fits=lambda config: config.schedule.kind == "cosine_warmup",
@@ -167,7 +167,7 @@ BELOW_THE_SEAM = (
            in_evaluation=True),
     config("config-bn-momentum-1e-4", {"model": {"bn_momentum": 1e-4}}, "bn_momentum", fits=batch_normed,
            in_evaluation=True),
-    config("config-bn-eps-1e4", {"model": {"bn_eps": 1e4}}, "norm_eps", fits=batch_normed),
+    config("config-bn-eps-1e4", {"model": {"bn_eps": 1e4}}, "norm_eps", fits=batch_normed, patient=True),
     config("config-fp16-overflow", {"precision": {"amp": "fp16", "loss_scale": 1e9, "channels_last": True}},
            "fp16_overflow", slow=True),
     config("config-fp16-underflow", {"precision": {"amp": "fp16", "loss_scale": 1e-7, "channels_last": True}},
@@ -175,8 +175,9 @@ BELOW_THE_SEAM = (
     config("config-batch-2", small_batch, "bn_small_batch", fits=lambda config: config.model.norm == "bn"),
     config("config-batch-2-lr-x8", lambda _base, config: {"global_batch_size": 2, "optim": {"lr": 8 * config.optim.lr}},
            "lr_not_scaled", "lr_too_high", fits=lambda config: config.model.norm == "gn", why=NO_RULE),
-    config("config-frozen-bn", {"model": {"norm": "frozen_bn"}}, "bn_frozen", fits=batch_normed),
-    config("config-adam-eps", {"optim": {"betas": (0.9, 0.0), "eps": 1e-12}}, "adaptive_state_lag", fits=with_adam),
+    config("config-frozen-bn", {"model": {"norm": "frozen_bn"}}, "bn_frozen", fits=batch_normed, patient=True),
+    config("config-adam-eps", {"optim": {"betas": (0.9, 0.0), "eps": 1e-12}}, "adaptive_state_lag", fits=with_adam,
+           patient=True),
     config("config-jump-x20", jump(20.0), "lr_jump", fits=in_steps, from_start=False),
     config("config-jump-x100", jump(100.0), "lr_jump", fits=in_steps, from_start=False),
     config("config-no-div255", {"data": {"normalization": "no_div255"}}, "scale_255"),

@@ -35,7 +35,8 @@ def overwrite(path: Path, content: bytes) -> None:
 
 def repaint(path: Path, pixels: np.ndarray) -> None:
     """Replace an image by `pixels`, uint8 [height, width, 3], in its own format, without further loss."""
-    form = Image.open(path).format
+    with Image.open(path) as image:
+        form = image.format
     path.unlink()
     options = {"quality": 95, "subsampling": 0} if form == "JPEG" else {}
     Image.fromarray(pixels).save(path, format=form, **options)
@@ -48,7 +49,8 @@ def each(share: float, change: Callable[[np.ndarray, np.random.Generator], np.nd
         rng = generator(seed, "damage", what)
         for name in names:
             if rng.random() < share:
-                pixels = np.asarray(Image.open(root / name).convert("RGB"))
+                with Image.open(root / name) as image:
+                    pixels = np.asarray(image.convert("RGB"))
                 repaint(root / name, change(pixels, rng))
 
     return apply

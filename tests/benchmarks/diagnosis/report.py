@@ -107,7 +107,8 @@ def diagnosis(verdicts: Sequence[Row]) -> list[str]:
         "right cause",
         f"wrong above {SURE}",
         "unexplained",
-        "verified cures",
+        "verified",
+        "cured",
     )
     below = [row for row in verdicts if row["where"] in BELOW]
     above = [row for row in verdicts if row["where"] not in BELOW]
@@ -131,7 +132,18 @@ def diagnosis_line(name: str, rows: Sequence[Row]) -> list[object]:
         share(wrong),
         share([abstained(row) for row in rows]),
         f"{sum(row['verdict']['verified'] for row in rows)}/{len(rows)}",
+        cured(rows),
     ]
+
+
+def cured(rows: Sequence[Row]) -> str:
+    """Runs that went back and on with a verified cure: healthy to the end, of how many; top-1 lost against healthy."""
+    again = [row for row in rows if "cured" in row]
+    if not again:
+        return "0/0"
+    lost = [100 * (row["healthy_top1"] - row["cured"]["top1"]) for row in again]
+    low, high = interval(lost)
+    return f"{share([row['cured']['symptom'] is None for row in again])}; {low:.0f} to {high:.0f} points lost"
 
 
 def culprits(verdicts: Sequence[Row]) -> str:

@@ -60,6 +60,9 @@ def follow(case: Case, run: Training, cache: Path, watch: int, *, diagnosing: bo
     if case.variant.edit is not None:
         case.variant.edit(run.state)
     stop = case.base.onset + watch
+    if case.variant.patient:
+        # Half of the steps, a warm-up before them, and a history to be sure by.
+        stop = max(stop, run.config.max_steps * 3 // 4)
     symptom = run.train(stop)
     row: dict[str, Any] = {"symptom": None, "verdict": None}
     if symptom is not None:
@@ -67,7 +70,11 @@ def follow(case: Case, run: Training, cache: Path, watch: int, *, diagnosing: bo
         row |= {"verdict": asdict(run.diagnose(symptom)) if diagnosing and case.variant.causes else None}
         row |= {"culprits": culprits_of(case, run, symptom.step + 1)}
     run.train(stop, heed=False)
-    return row | {"top1": run.top1(), "losses": [round(loss, 4) for _, loss in sorted(run.losses.items())]}
+    row |= {"top1": run.top1(), "losses": [round(loss, 4) for _, loss in sorted(run.losses.items())]}
+    if row["verdict"] is not None and row["verdict"]["curable"]:
+        again = run.roll_back(stop)
+        row |= {"cured": {"symptom": describe(again) if again else None, "top1": run.top1()}}
+    return row
 
 
 def culprits_of(case: Case, run: Training, stop: int) -> list[int] | None:

@@ -61,6 +61,8 @@ class Variant:
     """Bases that it makes sense on."""
     in_evaluation: bool = False
     """True: only evaluations can show it."""
+    patient: bool = False
+    """True: it may show as a stall, which the detector waits for: half of max_steps past the warm-up."""
     slow: bool = False
     """True: a step takes a second or more on a CPU, so it runs only when asked for."""
     faults: tuple[tuple[str, dict[str, Any]], ...] = ()
