@@ -27,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+LOGS = "CSV, JSON lines, JSON, Parquet, TensorBoard event files or their folder; or an MLflow run."
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 Preset = Annotated[str, typer.Argument(metavar="PRESET_OR_YAML", help="A preset's name or the path of a YAML file.")]
@@ -139,13 +140,7 @@ def explain(
 
 @app.command()
 def diagnose(
-    log: Annotated[
-        str,
-        typer.Argument(
-            metavar="PATH_OR_RUN",
-            help="CSV, JSON lines, JSON, Parquet, TensorBoard event files or their folder; or an MLflow run.",
-        ),
-    ],
+    log: Annotated[str, typer.Argument(metavar="PATH_OR_RUN", help=LOGS)],
     *,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a run, a line each.")] = False,
     num_classes: Annotated[
@@ -183,17 +178,9 @@ def replay(
     """Repeat a diagnosis from its bundle; exit code 1 where it comes out otherwise."""
     from rich.console import Console
 
-    from infra.explanation import to_markdown
-    from pipelines.explain import Story
-    from trainables.bundle import differences, read_bundle, replay_bundle
+    from pipelines.replay import repeat
 
-    content = read_bundle(bundle)
-    again = replay_bundle(content, data, lambda label: typer.echo(f"replay: {label}", err=True))
-    Console().print(Story(to_markdown(again.to_dict())))
-    found = differences(content.meta["diagnosis"], again)
-    for line in found:
-        typer.echo(f"epoch14: differs: {line}", err=True)
-    if found:
+    if not repeat(bundle, data, Console(), lambda line: typer.echo(line, err=True)):
         raise typer.Exit(1)
 
 

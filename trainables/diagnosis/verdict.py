@@ -124,6 +124,7 @@ class Diagnosis:
         content.pop("epoch")
         baseline = content["symptom"].pop("baseline")
         content["symptom"] |= {"epoch": self.epoch, "baseline_loss": baseline["level"], "noise": baseline["noise"]}
+        content["culprits"] |= {key: list(content["culprits"][key]) for key in ("sample_ids", "files")}
         return content
 
 

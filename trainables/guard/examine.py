@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from trainables.config import DiagnosisConfig
 from trainables.detectors import Symptom
 from trainables.diagnosis.confidence import confidence_of
 from trainables.diagnosis.verdict import UNEXPLAINED, Thresholds
+from trainables.diagnosis_config import DiagnosisConfig
 from trainables.guard.history import History
 from trainables.guard.references import (
     LADDER,

@@ -12,9 +12,10 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from trainables.config import DetectorConfig, DiagnosisConfig
+from trainables.config import DetectorConfig
 from trainables.detectors import Detector, Symptom
 from trainables.diagnosis.verdict import UNEXPLAINED, Thresholds
+from trainables.diagnosis_config import DiagnosisConfig
 from trainables.errors import ConfigError, Epoch14Error, complaint
 from trainables.guard.examine import GuardCase, examine
 from trainables.guard.history import History, StepRecord

@@ -133,7 +133,7 @@ def test_to_dict_has_the_layout_of_diagnosis_json() -> None:
     assert {"exact", "exact_bits_equal", "placebo", "all_reference", "snapshot_step", "horizon"} == set(
         content["controls"]
     )
-    assert set(content["remedy"]) == {"change", "text", "verified", "severity"}
+    assert set(content["remedy"]) == {"change", "text", "verified", "severity", "cure"}
 
 
 def test_to_dict_leaves_the_diagnosis_alone() -> None:
