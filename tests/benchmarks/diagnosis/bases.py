@@ -76,7 +76,7 @@ BASES = (
          schedule=cosine()),
     base("tune-ghost-onecycle", "tune", 70, 16, model={"norm": "ghost_bn", "ghost_batch_size": 8},
          optim={"lr": 0.01}, schedule={"kind": "one_cycle", "warmup_steps": 40}),
-    base("tune-r50-bn", "tune", 70, 16, model=R50, optim={"lr": 0.003}, schedule=cosine()),
+    base("tune-r50-bn", "tune", 70, 16, data={"image_size": 32}, model=R50, optim={"lr": 0.003}, schedule=cosine()),
     base("tune-photos", "tune", 90, 16, data=PHOTOS, optim={"lr": 0.02}, schedule=cosine()),
     base("bn-steps", "report", 60, 16, optim={"lr": 0.005, "nesterov": True},
          schedule={"kind": "multi_step", "milestones": [250]}),
@@ -86,8 +86,9 @@ BASES = (
     base("ghost-cosine", "report", 60, 24, model={"norm": "ghost_bn", "ghost_batch_size": 8}, optim={"lr": 0.01},
          schedule=cosine()),
     base("bn-onecycle-64", "report", 22, 64, optim={"lr": 0.03}, schedule={"kind": "one_cycle", "warmup_steps": 16}),
-    base("r50-gn", "report", 80, 12, model=R50 | {"norm": "gn"}, optim={"lr": 0.003}, schedule=cosine()),
-    base("r50-bn-constant", "report", 80, 12, model=R50, optim={"lr": 0.003}, schedule=CONSTANT),
+    base("r50-gn", "report", 80, 12, model=R50 | {"norm": "gn"}, optim={"lr": 0.006}, schedule=cosine()),
+    base("r50-bn-constant", "report", 80, 12, data={"image_size": 32}, model=R50, optim={"lr": 0.003},
+         schedule=CONSTANT),
     base("photos-bn", "report", 100, 24, data=PHOTOS, optim={"lr": 0.01}, schedule=CONSTANT),
 )  # fmt: skip
 """Rates are such that the loss before the onset is calm: in a run at the edge of what it bears, faults drown.
