@@ -216,6 +216,17 @@ def test_collapse_to_chance_is_seen_where_a_ratio_rule_is_blind() -> None:
     assert (symptom.kind, symptom.onset) == ("collapse", 100)
 
 
+def test_collapse_is_seen_while_the_noise_is_that_of_a_steep_fall() -> None:
+    """The history still holds the descent, in whose scatter half of chance is little; the frozen baseline says 6."""
+    fall = np.r_[np.linspace(CHANCE, 0.4, 40), np.full(10, 0.4)] + noise(50, 0.3)
+    steps = signals(np.r_[fall, CHANCE + noise(30, 0.01, key=1)])
+    symptom = first_symptom(steps)
+    assert symptom is not None
+    assert (symptom.kind, symptom.onset, symptom.step) == ("collapse", 50, 57)
+    assert symptom.baseline.loss_score(CHANCE) >= CONFIG.spike_score
+    assert first_symptom(signals(fall)) is None
+
+
 def test_a_spike_to_above_chance_is_no_collapse() -> None:
     """Collapse is a loss that settles at chance, not one that passes it; unknown classes know no collapse."""
     passing = np.r_[0.5 + noise(100), np.linspace(1.0, 6.0, 20)]

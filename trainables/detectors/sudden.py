@@ -19,6 +19,8 @@ are no spike."""
 DOUBTFUL = 0.5
 """Share of the score that makes a step suspicious, from which one step of those that confirm a spike still counts: a
 spike decays."""
+LEARNED = 0.5
+"""Loss, as a share of chance, up to which a run has learned so much that chance level is no noise of it."""
 
 
 def sudden(memory: Memory, signals: StepSignals) -> Finding | None:
@@ -43,6 +45,24 @@ def sudden(memory: Memory, signals: StepSignals) -> Finding | None:
     severity = median(scores[step] for step in bad)
     detail = f"loss {signals.loss:.3g} against {baseline.level:.3g} before, {severity:.1f} times the noise"
     return Finding("collapse" if at_chance else "spike", bad[0], severity, detail)
+
+
+def collapsed(memory: Memory, _signals: StepSignals) -> Finding | None:
+    """The last 2 * confirm losses lie at chance, after a stretch below half of it, however that scattered.
+
+    A run whose history still holds its steep descent has a noise in which half of chance is little.
+    """
+    width = 2 * memory.config.confirm
+    last = memory.last(width)
+    before = [s.loss for s in list(memory.accepted)[:-width]]
+    if len(last) < width or len(before) < memory.config.min_history or not memory.is_chance(median(last)):
+        return None
+    level, unit = median(before), LEARNED * memory.chance / memory.config.spike_score
+    if level > LEARNED * memory.chance or pstdev(last) > AT_CHANCE * memory.chance:
+        return None
+    baseline = replace(memory.baseline_before(memory.step_before(width)), level=level, noise=unit)
+    detail = f"loss {median(last):.3g} over {width} steps, as guessing gives, against {level:.3g} before"
+    return Finding("collapse", memory.step_before(width), baseline.loss_score(median(last)), detail, baseline)
 
 
 def expected(memory: Memory, signals: StepSignals) -> Baseline:
