@@ -50,9 +50,12 @@ def test_a_run_that_stays_at_chance_has_stalled(scale: float) -> None:
 
 def test_a_short_run_has_stalled_after_half_of_its_steps() -> None:
     """`max_steps` shortens the wait, never lengthens it."""
-    short = first(steps(at_chance(150)), Detector(CONFIG, 10, max_steps=150))
+    short = first(steps(at_chance(300)), Detector(CONFIG, 10, max_steps=300))
     assert short is not None
-    assert (short.kind, short.step) == ("stall", 75)
+    assert (short.kind, short.step) == ("stall", 150)
+    least = first(steps(at_chance(150)), Detector(CONFIG, 10, max_steps=80))
+    assert least is not None
+    assert least.step == 2 * CONFIG.erratic_window
     long = first(steps(at_chance(300)), Detector(CONFIG, 10, max_steps=100_000))
     assert long is not None
     assert long.step == 200

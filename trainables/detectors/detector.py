@@ -101,7 +101,7 @@ class Detector:
         self.evaluations = Evaluations.from_dict(state["evaluations"])
 
     def _stall(self, signals: StepSignals) -> Finding | None:
-        after = patience(self.config.stall_steps, self.config.stall_share, self.max_steps)
+        after = patience(self.config, self.max_steps)
         return stall(self.memory, signals, self.warmup, after)
 
     def _symptom(self, step: int, finding: Finding) -> Symptom:

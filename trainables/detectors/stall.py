@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from trainables.baseline import MEDIAN_EFFICIENCY, NOISE_FLOOR, Baseline, step_scatter
+from trainables.config import DetectorConfig
 from trainables.detectors.finding import Finding
 from trainables.detectors.memory import Memory
 from trainables.signals import StepSignals
@@ -36,9 +37,13 @@ class Warmup:
             self.highest = signals.learning_rate if math.isfinite(signals.learning_rate) else 0.0
 
 
-def patience(stall_steps: int, stall_share: float, max_steps: int | None) -> float:
-    """Steps past the warm-up after which a run that is still at chance has stalled."""
-    return stall_steps if max_steps is None else min(stall_steps, stall_share * max_steps)
+def patience(config: DetectorConfig, max_steps: int | None) -> float:
+    """Steps past the warm-up after which a run that is still at chance has stalled.
+
+    No fewer than an erratic run is given: in a short one half of all steps is no time to learn anything.
+    """
+    share = math.inf if max_steps is None else config.stall_share * max_steps
+    return max(2 * config.erratic_window, min(config.stall_steps, share))
 
 
 def stall(memory: Memory, signals: StepSignals, warmup: Warmup, after: float) -> Finding | None:
