@@ -49,7 +49,9 @@ class SnapshotRing:
         """The snapshot at `step`, which must be there; later ones are forgotten."""
         found = self.before(step, margin=0)[0]
         assert found.step == step
-        self.recent = deque((s for s in self.recent if s.step <= step), maxlen=self.recent.maxlen)
+        self.recent, self.older = (
+            deque((s for s in kept if s.step <= step), maxlen=kept.maxlen) for kept in (self.recent, self.older)
+        )
         return found
 
     def before(self, step: int, *, margin: int) -> list[Snapshot]:

@@ -55,6 +55,16 @@ def test_before_gives_the_latest_first(ring: SnapshotRing, step: int, margin: in
     assert [snapshot.step for snapshot in ring.before(step, margin=margin)] == expected
 
 
+def test_a_rewound_ring_knows_nothing_of_later_steps(state: TrainState) -> None:
+    """The sparse snapshots of the stretch that is run again are forgotten with the recent ones."""
+    ring = SnapshotRing(every=10, keep=3)
+    for state.step in range(131):
+        ring.offer(state)
+    assert [snapshot.step for snapshot in ring.before(200, margin=0)] == [130, 120, 110, 60, 0]
+    assert ring.rewind(110).step == 110
+    assert [snapshot.step for snapshot in ring.before(200, margin=0)] == [110, 60, 0]
+
+
 def test_before_anything_was_pushed_out_step_0_comes_once(state: TrainState) -> None:
     """A young run has step 0's snapshot alone, not twice."""
     ring = SnapshotRing(every=5, keep=2)
