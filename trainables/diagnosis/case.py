@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from trainables.config import TrialConfig
 from trainables.detectors import Symptom
+from trainables.diagnosis.causes import Ingredient
 from trainables.diagnosis.replay import Replay, Replayer, Severity
 from trainables.diagnosis.verdict import SwapResult, Thresholds
 from trainables.ingredients import Stream, Swap
@@ -39,6 +40,8 @@ class Case:
     progress: Progress
     snapshot: Snapshot
     stop: int
+    known: dict[Ingredient, int] = field(default_factory=dict)
+    """Ingredients that are known not to be the recipe's, and since when; the pixels are not looked at beforehand."""
     curves: dict[str, list[list[float]]] = field(default_factory=dict)
     table: list[SwapResult] = field(default_factory=list)
     """What was learned so far."""

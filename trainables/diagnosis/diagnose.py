@@ -71,6 +71,7 @@ def diagnose(
         progress,
         snapshot=before,
         stop=last_step(config, symptom),
+        known=foreign_since(recipe, stream, symptom.onset, state.ranks),
     )
     try:
         diagnosis = examine(case, choose_snapshots(case, snapshots), recorded, before)
@@ -101,7 +102,7 @@ def choose_snapshots(case: Case, snapshots: SnapshotRing) -> list[Snapshot]:
     if case.symptom.kind in FROM_THE_START:
         return snapshots.before(0, margin=0)[-1:]
     usable = snapshots.before(onset, margin=MARGIN)
-    known = [*foreign_since(case.recipe, case.stream, onset, case.state.ranks).values()]
+    known = [*case.known.values()]
     changed_at = last_change_point(case.stream, onset)
     known += [changed_at - 1] if changed_at is not None else []
     untouched = snapshots.before(min(known), margin=0) if known else []
@@ -128,6 +129,7 @@ def examine(case: Case, snapshots: list[Snapshot], recorded: dict[int, float], l
             steps = range(snapshot.step, case.stop)
             pool = sample_pool(case.recipe, case.stream, case.symptom.onset)
             references, equal = choose_references(case.recipe, case.state, case.stream, snapshot, steps, pool)
+            references = [replace(r, since=case.known.get(r.ingredient, r.since)) for r in references]
             play, controls = reference_control(case, references, controls)
             if play is not None:
                 case.table[:] = equal_rows(equal, controls.exact)
