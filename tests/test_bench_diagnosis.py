@@ -16,13 +16,13 @@ from tests.benchmarks.diagnosis.bases import BASES, base, cosine
 from tests.benchmarks.diagnosis.cases import VARIANTS, case_named, select
 from tests.benchmarks.diagnosis.damage import relabelled
 from tests.benchmarks.diagnosis.healthy import folder_of, train_base
-from tests.benchmarks.diagnosis.published import RULES, first_alarm
 from tests.benchmarks.diagnosis.report import write_report
 from tests.benchmarks.diagnosis.results import append, read
 from tests.benchmarks.diagnosis.run import data_of, run_case
 from tests.benchmarks.diagnosis.scoring import GROUPS, harmful
 from tests.benchmarks.diagnosis.statistics import brier_skill, reliability
 from tests.benchmarks.diagnosis.variant import BELOW, Case, Variant
+from tests.benchmarks.published import RULES, first_alarm
 from trainables.config import TrialConfig
 from trainables.data.index import open_index
 from trainables.faults import BUILT_IN

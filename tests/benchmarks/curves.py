@@ -14,23 +14,23 @@ import argparse
 import csv
 import math
 import sys
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, median, pstdev
+from statistics import median
 
 import pyarrow.parquet as pq
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tests.benchmarks.published import RULES, Rule  # noqa: E402 - after the path
+
 CURVES = ROOT.parent / "shared" / "data" / "curves" / "train.parquet"
 LABELS = ROOT / "tests" / "data" / "curves_events.csv"
 APART = 50
 CLASSES = 1000
 
-Losses = Sequence[float]
-Rule = Callable[[Losses], list[int]]
-"""Losses of a run -> places of its alarms."""
 Alarm = tuple[int, int, int]
 """Onset, step of the alarm, attempt."""
 
@@ -78,57 +78,6 @@ class Tally:
 def near(label: Label, alarm: Alarm) -> bool:
     """Whether the alarm belongs to a brief excursion."""
     return label.kind == "brief" and label.first_step - 200 <= alarm[0] <= label.last_step + 200
-
-
-def llm_foundry(losses: Losses) -> list[int]:
-    """KillLossSpike: at least twice the rolling mean, 5 times in a row; window: 100 or a twentieth of the run."""
-    size = max(100, len(losses) // 20)
-    window: deque[float] = deque(maxlen=size)
-    found, high = [], 0
-    for i, loss in enumerate(losses):
-        full = len(window) == size
-        high = high + 1 if full and loss >= 2 * fmean(window) else 0
-        window.append(loss)
-        if high >= 5:
-            found.append(i)
-    return found
-
-
-def olmo_core(losses: Losses) -> list[int]:
-    """Skip-step optimizer, loss only: above mean + 6 standard deviations of the last 128."""
-    return [
-        i for i in range(128, len(losses)) if losses[i] > fmean(losses[i - 128 : i]) + 6 * pstdev(losses[i - 128 : i])
-    ]
-
-
-def lightning(losses: Losses) -> list[int]:
-    """SpikeDetection: at least 3 times the mean of the last 10."""
-    return [i for i in range(10, len(losses)) if losses[i] >= 3 * fmean(losses[i - 10 : i])]
-
-
-def megatron(losses: Losses) -> list[int]:
-    """Spiky loss: at least 10 times the largest of the first 100."""
-    return [i for i in range(100, len(losses)) if losses[i] >= 10 * max(losses[:100])]
-
-
-def llm_c(losses: Losses) -> list[int]:
-    """Outlier detector: z-score above 6 of a window of 128 that holds the point itself."""
-    found = []
-    for i in range(128, len(losses)):
-        window = losses[i - 127 : i + 1]
-        spread = pstdev(window)
-        if spread > 0 and (losses[i] - fmean(window)) / spread > 6:
-            found.append(i)
-    return found
-
-
-PUBLISHED: dict[str, Rule] = {
-    "llm-foundry KillLossSpike": llm_foundry,
-    "OLMo-core, loss": olmo_core,
-    "Lightning SpikeDetection": lightning,
-    "Megatron-LM": megatron,
-    "llm.c z-score": llm_c,
-}
 
 
 def alarms_of(rule: Rule, rows: Sequence[dict[str, float]]) -> list[Alarm]:
@@ -216,7 +165,7 @@ def main() -> int:
     names = sorted(read_runs())
     show("epoch14, even runs", tally(epoch14(), names[::2]))
     show("epoch14, odd runs", tally(epoch14(), names[1::2]))
-    for name, rule in PUBLISHED.items():
+    for name, rule in RULES.items():
         show(name, tally(lambda _, rows, rule=rule: alarms_of(rule, rows)))  # type: ignore[misc]
     if arguments.margins:
         moved = [{"spike_score": score} for score in (4.0, 5.0, 7.0, 8.0)]
@@ -227,5 +176,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
     sys.exit(main())

@@ -6,7 +6,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from statistics import median
 
-from tests.benchmarks.diagnosis.published import RULES, first_alarm
 from tests.benchmarks.diagnosis.results import Row
 from tests.benchmarks.diagnosis.scoring import (
     PER_SAMPLE,
@@ -22,6 +21,7 @@ from tests.benchmarks.diagnosis.scoring import (
 )
 from tests.benchmarks.diagnosis.statistics import brier_skill, interval, reliability
 from tests.benchmarks.diagnosis.variant import BELOW
+from tests.benchmarks.published import RULES, first_alarm
 
 SURE = 0.9
 """A wrong verdict above this confidence is a grave one."""
