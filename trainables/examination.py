@@ -32,14 +32,9 @@ def find_cause(
     bundle holds a replay, an eval gap has none.
     """
     config, run = course.config.diagnosis, (course.config, course.recipe, state)
-    # A run that goes on does so with the very gradients that its code may look at.
-    before = state.snapshot(gradients=True)
-    try:
-        if symptom.kind == "eval_gap":
-            return diagnose_evaluation(*run, course.evaluations, course.replayed, symptom, snapshots, progress)
-        diagnosis = diagnose(*run, course.replayed, symptom, snapshots, losses, progress)
-    finally:
-        state.restore(before)
+    if symptom.kind == "eval_gap":
+        return diagnose_evaluation(*run, course.evaluations, course.replayed, symptom, snapshots, progress)
+    diagnosis = diagnose(*run, course.replayed, symptom, snapshots, losses, progress)
     if config.bundle is not None and state.ranks.rank == 0:
         (snapshot,) = snapshots.before(diagnosis.controls.snapshot_step, margin=0)[:1]
         log.info("bundle: %s", write_bundle(Path(config.bundle), course, snapshot, symptom, diagnosis, losses))

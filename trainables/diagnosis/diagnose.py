@@ -13,7 +13,6 @@ from trainables.diagnosis.causes import group_of
 from trainables.diagnosis.confidence import confidence_of
 from trainables.diagnosis.controls import Play, exact_control, placebo_control, reference_control
 from trainables.diagnosis.corruption import DEVICE, find_corruption
-from trainables.diagnosis.culprits import NOBODY
 from trainables.diagnosis.naming import NamedCause, name_cause
 from trainables.diagnosis.references import (
     Reference,
@@ -27,7 +26,7 @@ from trainables.diagnosis.remedy import try_remedy
 from trainables.diagnosis.replay import FROM_THE_START, Replay, Replayer, Severity
 from trainables.diagnosis.screen import confirm, equal_rows, screen
 from trainables.diagnosis.snapshots import SnapshotRing
-from trainables.diagnosis.verdict import UNEXPLAINED, Controls, Diagnosis, SwapResult, Thresholds, leading_cause
+from trainables.diagnosis.verdict import Controls, Diagnosis, SwapResult, Thresholds, leading_cause
 from trainables.ingredients import Stream
 from trainables.recipe import Recipe
 from trainables.state import Snapshot, TrainState
@@ -50,13 +49,14 @@ def diagnose(
     recorded: dict[int, float],
     progress: Progress = lambda label: None,
 ) -> Diagnosis:
-    """Find the cause of `symptom` by replay; the live state is put back afterwards.
+    """Find the cause of `symptom` by replay; the live state is put back afterwards, gradients included.
 
     recorded: losses of the run by step, for the exact control. Every rank of a worker group calls this together: the
     plan depends on global signals only, so all take the same decisions.
     """
     started = time.monotonic()
-    before = state.snapshot()
+    # A run that goes on does so with the very gradients that its code may look at.
+    before = state.snapshot(gradients=True)
     pool = sample_pool(recipe, stream, symptom.onset)
     replayer = Replayer(state, stream, clean_ingredients(recipe, pool, state.ranks), config.data.loader_threads)
     case = Case(
@@ -217,15 +217,6 @@ def verdict_text(case: Case, leader: SwapResult, named: NamedCause, agreement: s
 def abstain(case: Case, controls: Controls | None, reason: str, confidence: float = 0.0) -> Diagnosis:
     """An honest 'unexplained', with what was seen."""
     nothing = Controls(exact=case.symptom.severity, exact_bits_equal=False, snapshot_step=case.snapshot.step, horizon=0)
-    return Diagnosis(
-        symptom=case.symptom,
-        epoch=case.recipe.sampler.epoch(case.symptom.onset),
-        cause=UNEXPLAINED,
-        group=UNEXPLAINED,
-        confidence=round(confidence, 3),
-        summary=f"{case.symptom.kind} at step {case.symptom.onset}: {reason}.",
-        table=case.table,
-        controls=controls or nothing,
-        curves=case.curves,
-        culprits=NOBODY,
-    )
+    epoch = case.recipe.sampler.epoch(case.symptom.onset)
+    found = Diagnosis.unexplained(case.symptom, epoch, reason, case.table, controls or nothing, confidence)
+    return replace(found, curves=case.curves)

@@ -32,7 +32,6 @@ from trainables.diagnosis.evaluation_severity import GapSeverity, Score
 from trainables.diagnosis.evaluation_statistics import own_statistics
 from trainables.diagnosis.snapshots import SnapshotRing
 from trainables.diagnosis.verdict import (
-    UNEXPLAINED,
     Controls,
     Diagnosis,
     Remedy,
@@ -271,13 +270,5 @@ def abstain(
     case: EvaluationCase, controls: Controls, reason: str, table: list[SwapResult], confidence: float = 0.0
 ) -> Diagnosis:
     """An honest 'unexplained', with what was seen."""
-    return Diagnosis(
-        symptom=case.symptom,
-        epoch=case.recipe.sampler.epoch(case.symptom.onset),
-        cause=UNEXPLAINED,
-        group=UNEXPLAINED,
-        confidence=round(confidence, 3),
-        summary=f"{case.symptom.kind} at step {case.symptom.onset}: {reason}.",
-        table=table,
-        controls=controls,
-    )
+    epoch = case.recipe.sampler.epoch(case.symptom.onset)
+    return Diagnosis.unexplained(case.symptom, epoch, reason, table, controls, confidence)

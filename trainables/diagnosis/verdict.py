@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Generic, Literal, Self, TypeVar
 
 from trainables.detectors import Symptom
 from trainables.diagnosis.causes import Ingredient
@@ -41,11 +41,15 @@ class Thresholds:
         return "yes" if self.is_present(severity_alone) else "no" if self.is_absent(severity_alone) else "inconclusive"
 
 
-@dataclass(frozen=True)
-class SwapResult:
-    """One row of the necessary / sufficient table."""
+Name = TypeVar("Name", bound=str)
 
-    ingredient: Ingredient
+
+@dataclass(frozen=True)
+class TestedSwap(Generic[Name]):
+    """One row of a necessary / sufficient table."""
+
+    __test__ = False
+    ingredient: Name
     swap: str
     severity_without: float
     """Severity with this ingredient alone swapped for its reference."""
@@ -53,14 +57,20 @@ class SwapResult:
     severity_alone: float | None = None
     """Severity with every other ingredient swapped for its reference; None: not tested."""
     sufficient: Answer = "not tested"
-    evidence: str = ""
-    standing: str = ""
-    """declared, usual or drawn, as `references` has it; empty: equal to the run's own value."""
 
     @property
     def is_cause(self) -> bool:
         """Both necessary and sufficient."""
         return self.necessary == "yes" and self.sufficient == "yes"
+
+
+@dataclass(frozen=True)
+class SwapResult(TestedSwap[Ingredient]):
+    """A row of a diagnosis's table."""
+
+    evidence: str = ""
+    standing: str = ""
+    """declared, usual or drawn, as `references` has it; empty: equal to the run's own value."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +123,14 @@ class Diagnosis:
     snapshot_bytes: int = 0
     """Host memory of the snapshots that were kept, on one rank."""
 
+    @classmethod
+    def unexplained(
+        cls, symptom: Symptom, epoch: int, reason: str, table: list[SwapResult], controls: Controls, confidence: float
+    ) -> Self:
+        """An honest 'unexplained', with what was seen."""
+        summary = f"{symptom.kind} at step {symptom.onset}: {reason}."
+        return cls(symptom, epoch, UNEXPLAINED, UNEXPLAINED, round(confidence, 3), summary, table, controls)
+
     @property
     def cure(self) -> Intervention | None:
         """The intervention that a replay proved; None where there is none."""
@@ -128,6 +146,15 @@ class Diagnosis:
         return content
 
 
+Row = TypeVar("Row", bound=TestedSwap[Any])
+
+
+def sole_cause(table: Sequence[Row]) -> Row | None:
+    """The one ingredient that is both necessary and sufficient; None where there is none, or more than one."""
+    causes = [row for row in table if row.is_cause]
+    return causes[0] if len(causes) == 1 else None
+
+
 def leading_cause(table: Sequence[SwapResult]) -> SwapResult | None:
     """The one ingredient that is both necessary and sufficient.
 
@@ -138,4 +165,4 @@ def leading_cause(table: Sequence[SwapResult]) -> SwapResult | None:
     for standing in ("declared", "usual"):
         if len(causes) > 1 and any(row.standing == standing for row in causes):
             causes = [row for row in causes if row.standing == standing]
-    return causes[0] if len(causes) == 1 else None
+    return sole_cause(causes)

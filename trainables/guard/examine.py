@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from trainables.detectors import Symptom
 from trainables.diagnosis.confidence import confidence_of
-from trainables.diagnosis.verdict import UNEXPLAINED, Thresholds
+from trainables.diagnosis.verdict import UNEXPLAINED, TestedSwap, Thresholds, sole_cause
 from trainables.diagnosis_config import DiagnosisConfig
 from trainables.guard.history import History
 from trainables.guard.references import (
@@ -30,8 +30,6 @@ from trainables.guard.verdict import (
     GuardDiagnosis,
     GuardRemedy,
     Ingredient,
-    TestedSwap,
-    sole_cause,
 )
 
 MARGIN = 3
@@ -195,7 +193,7 @@ def weigh(case: GuardCase, controls: GuardControls) -> tuple[GuardDiagnosis, Gua
     return found, cure
 
 
-def screen(case: GuardCase, ingredient: Ingredient) -> TestedSwap:
+def screen(case: GuardCase, ingredient: Ingredient) -> TestedSwap[Ingredient]:
     """Necessary, and where it may be, sufficient."""
     swap = case.swaps[ingredient]
     without = case.score([swap])

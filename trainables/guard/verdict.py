@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from trainables.detectors import Symptom
-from trainables.diagnosis.verdict import Answer
+from trainables.diagnosis.verdict import TestedSwap
 
 Ingredient = Literal["learning_rate", "samples", "optimizer_state", "number_format", "normalization"]
 Action = Literal["recorded", "stopped", "rolled_back"]
-
-
-@dataclass(frozen=True)
-class TestedSwap:
-    """One row of the necessary / sufficient table."""
-
-    __test__ = False
-    ingredient: Ingredient
-    swap: str
-    severity_without: float
-    """Severity with this ingredient alone swapped for its reference."""
-    necessary: Answer
-    severity_alone: float | None = None
-    """Severity with every other ingredient at its reference; None: not tested."""
-    sufficient: Answer = "not tested"
-
-    @property
-    def is_cause(self) -> bool:
-        """Both necessary and sufficient."""
-        return self.necessary == "yes" and self.sufficient == "yes"
 
 
 @dataclass(frozen=True)
@@ -66,7 +45,7 @@ class GuardDiagnosis:
     """A name of the catalogue (`lr_jump`, `lr_too_high`, `poisoned_batch`, ...), or `unexplained`."""
     confidence: float
     summary: str
-    table: tuple[TestedSwap, ...] = ()
+    table: tuple[TestedSwap[Ingredient], ...] = ()
     not_tested: dict[str, str] = field(default_factory=dict)
     """Ingredients that no replay has swapped, and why."""
     controls: GuardControls | None = None
@@ -82,9 +61,3 @@ class GuardDiagnosis:
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as JSON has them."""
         return asdict(self)
-
-
-def sole_cause(table: Sequence[TestedSwap]) -> TestedSwap | None:
-    """The one ingredient that is both necessary and sufficient; None where there is none, or more than one."""
-    causes = [row for row in table if row.is_cause]
-    return causes[0] if len(causes) == 1 else None
