@@ -11,15 +11,13 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
-import torch
 
 from trainables.data.sampler import EpochSampler
-from trainables.ingredients import Change, Edit, EvaluationChange, Ingredients, Swap, load_batch, unchanged
-from trainables.loop import forward, to_input, train_step
-from trainables.norms import NormSettings, batch_norms
+from trainables.ingredients import Change, EvaluationChange, Ingredients, Swap, unchanged
+from trainables.loop import train_step
+from trainables.norms import NormSettings
 from trainables.recipe import Recipe
 from trainables.rng import generator
-from trainables.state import TrainState
 
 
 @dataclass(frozen=True)
@@ -73,11 +71,6 @@ def build_swap(intervention: Intervention, recipe: Recipe) -> Swap:
     return Swap(name, effect.change, start, stop, effect.evaluation)
 
 
-def run_again(_recipe: Recipe, _start: int) -> Effect:
-    """Nothing is changed: what happened was no property of the steps, and they are run once more."""
-    return Effect()
-
-
 def hold_rate(_recipe: Recipe, _start: int, *, rate: float) -> Effect:
     """The learning rate is `rate`, whatever the schedule has."""
     return Effect(lambda i: i.at_rate(rate))
@@ -109,11 +102,6 @@ def optimizer_settings(_recipe: Recipe, _start: int, **settings: Any) -> Effect:
         key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()
     }
     return Effect(lambda i: replace(i, optim=replace(i.optim, **values)))
-
-
-def clip(_recipe: Recipe, _start: int, *, norm: float) -> Effect:
-    """The gradient's global norm is clipped at `norm`."""
-    return Effect(lambda i: replace(i, clip_grad_norm=norm))
 
 
 def skip_samples(recipe: Recipe, _start: int, *, ids: list[int]) -> Effect:
@@ -171,11 +159,6 @@ def float32(_recipe: Recipe, _start: int) -> Effect:
     return Effect(lambda i: replace(i, amp="fp32", loss_scale=1.0), lambda e: replace(e, amp="fp32"))
 
 
-def fixed_loss_scale(_recipe: Recipe, _start: int, *, scale: float) -> Effect:
-    """The loss is multiplied by `scale`, which is taken out of the gradients again."""
-    return Effect(lambda i: replace(i, loss_scale=scale))
-
-
 def norm_settings(_recipe: Recipe, _start: int, *, momentum: float = 0.1, eps: float = 1e-5) -> Effect:
     """Every batch norm takes its statistics with these settings, and none is frozen."""
     settings = NormSettings(momentum, eps)
@@ -197,54 +180,25 @@ def reference_loss(recipe: Recipe, _start: int) -> Effect:
     return Effect(lambda i: replace(i, loss=recipe.loss))
 
 
-def recalibrate(recipe: Recipe, start: int, *, batches: int) -> Effect:
-    """Before step `start`, running statistics become the mean over so many batches of training; no weight changes."""
-    edit = _recalibration(recipe, start, batches)
-    return Effect(lambda i: i.edited(edit) if i.step == start else i)
-
-
-def _recalibration(recipe: Recipe, start: int, batches: int) -> Edit:
-    @torch.no_grad()
-    def edit(state: TrainState) -> None:
-        layers = batch_norms(state.model)
-        momenta = [layer.momentum for layer in layers]
-        for layer in layers:
-            layer.reset_running_stats()
-            # None: torch takes the plain mean over all batches since the reset.
-            layer.momentum = None
-        for step in range(start, start + batches):
-            ingredients = recipe.ingredients(step)
-            images = to_input(load_batch(ingredients, state.ranks).images, recipe.reference_normalization, state)
-            forward(state, state.model, ingredients, images, None)
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
-
-    return edit
-
-
 KINDS: Mapping[str, Kind] = {
     kind.__name__: kind
     for kind in (
-        run_again,
         hold_rate,
         cap_rate,
         config_rate,
         warm_up,
         scale_rate,
         optimizer_settings,
-        clip,
         skip_samples,
         config_order,
         larger_batch,
         index_labels,
         reference_pixels,
         float32,
-        fixed_loss_scale,
         norm_settings,
         no_edits,
         reference_step,
         reference_loss,
-        recalibrate,
     )
 }
 """Every kind by its name, which checkpoints hold: a name may be added, never given another meaning."""
