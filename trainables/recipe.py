@@ -7,6 +7,7 @@ values from it, so no reference ever comes from an injector.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -151,8 +152,9 @@ class Recipe:
         data = self.config.data
         if data.start_size is None:
             return ()
-        first, last = data.grow_steps
-        return tuple(step for step in range(first + 1, last + 1) if self.side(step) != self.side(step - 1))
+        steps = range(data.grow_steps[0], data.grow_steps[1] + 1)
+        sides = pairwise(map(self.side, steps))
+        return tuple(step for step, (before, now) in zip(steps[1:], sides, strict=True) if now != before)
 
     def quarantined(self) -> list[str]:
         """Where the images are that this process found not to decode."""

@@ -54,8 +54,10 @@ def collapsed(memory: Memory, _signals: StepSignals) -> Finding | None:
     """
     width = 2 * memory.config.confirm
     last = memory.last(width)
+    if len(last) < width or not memory.is_chance(median(last)):
+        return None
     before = [s.loss for s in list(memory.accepted)[:-width]]
-    if len(last) < width or len(before) < memory.config.min_history or not memory.is_chance(median(last)):
+    if len(before) < memory.config.min_history:
         return None
     level, unit = median(before), LEARNED * memory.chance / memory.config.spike_score
     if level > LEARNED * memory.chance or pstdev(last) > AT_CHANCE * memory.chance:
