@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torch.multiprocessing as mp
+from torch import Tensor
 
 from trainables.build import build_state
 from trainables.config import TrialConfig
@@ -47,6 +49,11 @@ class Bench:
     state: TrainState
     stream: Stream
     """The run as it would be, faults included."""
+
+    @property
+    def weights(self) -> Tensor:
+        """A copy of all trained weights, in one vector."""
+        return torch.cat([p.detach().flatten() for p in self.state.parameters])
 
 
 @dataclass(frozen=True)

@@ -46,11 +46,6 @@ def one_step(bench: Bench, start: Snapshot, step: int = 2, **changes: Any) -> St
     return read_signals([train_step(bench.state, ingredients, load_batch(ingredients, bench.state.ranks))])[0]
 
 
-def weights(bench: Bench) -> Tensor:
-    """All trained weights in one vector."""
-    return torch.cat([p.detach().flatten() for p in bench.state.parameters])
-
-
 def gradient(bench: Bench) -> Tensor:
     """The gradients of the last step in one vector."""
     return torch.cat([p.grad.flatten() for p in bench.state.parameters if p.grad is not None])
@@ -131,7 +126,7 @@ def test_the_step_after_a_bad_one_is_as_if_it_had_not_been(build: Build, tiny: T
 def test_a_step_is_sgd_on_the_mean_cross_entropy(bench: Bench, start: Snapshot) -> None:
     """The signals and the new weights are those of a plain loop written out here."""
     signals = one_step(bench, start)
-    after = weights(bench)
+    after = bench.weights
     bench.state.restore(start)
     model, optimizer = bench.state.model.train(), bench.state.optimizer
     ingredients = bench.stream(2)
@@ -143,7 +138,7 @@ def test_a_step_is_sgd_on_the_mean_cross_entropy(bench: Bench, start: Snapshot) 
     loss.backward()
     norm = gradient(bench).double().norm()
     optimizer.step()
-    assert torch.equal(weights(bench), after)
+    assert torch.equal(bench.weights, after)
     assert signals.loss == pytest.approx(loss.item(), rel=1e-6)
     assert signals.grad_norm == pytest.approx(float(norm), rel=1e-5)
     assert signals.top1 == float((logits.argmax(1) == batch.labels).sum()) / len(batch.labels)
@@ -153,9 +148,9 @@ def test_update_ratio_is_that_of_the_weights(bench: Bench, start: Snapshot) -> N
     """Measured on every RATIO_EVERY-th step: the norm of what the step changed over that of the weights."""
     bench.state.restore(start)
     # In float32 the norm of one vector of all weights is off by more than it is compared to.
-    before = weights(bench).double()
+    before = bench.weights.double()
     signals = one_step(bench, start, step=RATIO_EVERY)
-    after = weights(bench).double()
+    after = bench.weights.double()
     assert signals.update_ratio == pytest.approx(float((after - before).norm() / after.norm()), rel=1e-4)
     assert math.isnan(one_step(bench, start, step=RATIO_EVERY + 1).update_ratio)
 
@@ -163,11 +158,11 @@ def test_update_ratio_is_that_of_the_weights(bench: Bench, start: Snapshot) -> N
 def test_the_rate_of_the_step_is_used(bench: Bench, start: Snapshot) -> None:
     """The update is proportional to the ingredient's rate, not to what the optimizer was built with."""
     one_step(bench, start, optim=Hyperparameters.of(bench.config.optim, 0.0))
-    before = weights(bench)
+    before = bench.weights
     one_step(bench, start, optim=Hyperparameters.of(bench.config.optim, 0.25))
-    far = weights(bench) - before
+    far = bench.weights - before
     one_step(bench, start, optim=Hyperparameters.of(bench.config.optim, 0.5))
-    assert torch.allclose(weights(bench) - before, 2 * far, rtol=1e-3, atol=1e-6)
+    assert torch.allclose(bench.weights - before, 2 * far, rtol=1e-3, atol=1e-6)
 
 
 def test_clipping_scales_the_gradient_and_reports_its_norm_before(bench: Bench, start: Snapshot) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from trainables.config import ModelConfig
 from trainables.data.mixing import mix_images
@@ -22,11 +22,6 @@ if TYPE_CHECKING:
 GROUP_NORM = {"norm": "gn"}
 LOW_SCALE = 2.0**8
 """A loss scale at which the first steps of the tiny network don't overflow."""
-
-
-def weights(bench: Bench) -> Tensor:
-    """All trained weights in one vector."""
-    return torch.cat([p.detach().flatten() for p in bench.state.parameters])
 
 
 def run(bench: Bench, stop: int, **options: Any) -> list[StepSignals]:
@@ -44,7 +39,7 @@ def test_accumulation_is_the_whole_batch(build: Build, tiny: Tiny, micro_batch_s
         assert other.loss == pytest.approx(one.loss, rel=1e-5)
         assert other.top1 == one.top1
         assert other.input_mean == pytest.approx(one.input_mean, abs=1e-9)
-    assert float((weights(whole) - weights(cut)).norm() / weights(whole).norm()) < 1e-5
+    assert float((whole.weights - cut.weights).norm() / whole.weights.norm()) < 1e-5
 
 
 def test_signals_read_late_are_the_same(build: Build, tiny: Tiny) -> None:
@@ -53,7 +48,7 @@ def test_signals_read_late_are_the_same(build: Build, tiny: Tiny) -> None:
     readings = [Reading(), Reading(4), Reading(100, lambda done: done == 2)]
     runs = [run(bench, 6, reading=reading) for bench, reading in zip(benches, readings, strict=True)]
     assert runs[0] == runs[1] == runs[2]
-    assert torch.equal(weights(benches[0]), weights(benches[1]))
+    assert torch.equal(benches[0].weights, benches[1].weights)
 
 
 def test_state_is_where_its_last_signals_are_due(build: Build, tiny: Tiny) -> None:
@@ -97,16 +92,16 @@ def test_averages_follow_the_weights(build: Build, tiny: Tiny) -> None:
     assert "average/bn1.running_mean" in names
     assert all(torch.allclose(bench.state.tensors()[name], expected[name], atol=1e-6) for name in names)
     run(plain, 3)
-    assert torch.equal(weights(plain), weights(bench))
+    assert torch.equal(plain.weights, bench.weights)
 
 
 def test_evaluation_uses_the_averages(build: Build, tiny: Tiny) -> None:
     """The scores are those of a network with the averages for weights, and the weights are as before."""
     bench, other = build(tiny(optim={"ema_decay": 0.9, "lr": 0.5})), build(tiny())
     run(bench, 4)
-    before = weights(bench)
+    before = bench.weights
     scores = evaluate(bench.state, bench.recipe.evaluation(4))
-    assert torch.equal(weights(bench), before)
+    assert torch.equal(bench.weights, before)
     live = other.state.tensors()
     for name, average in bench.state.averages.items():
         live.get(f"parameter/{name}", live.get(f"buffer/{name}")).copy_(average)  # type: ignore[union-attr] # one of two
@@ -136,10 +131,10 @@ def test_fp16_backs_off_and_goes_on(build: Build, tiny: Tiny) -> None:
     bench = build(tiny(precision={"amp": "fp16"}))
     assert bench.state.loss_scale is not None
     bench.state.loss_scale.scale.fill_(2.0**120)
-    before = weights(bench)
+    before = bench.weights
     signals = run_one(bench, 0)
     assert (signals.applied, signals.overflowed, signals.finite) == (False, True, True)
-    assert torch.equal(weights(bench), before)
+    assert torch.equal(bench.weights, before)
     assert float(bench.state.loss_scale.scale) == 2.0**119
     bench.state.loss_scale.scale.fill_(LOW_SCALE)
     signals = run_one(bench, 1)
@@ -221,4 +216,4 @@ def test_compiled_steps_know_nothing_of_the_sides_before(
     torch._dynamo.reset()
     list(run_steps(resumed.state, resumed.stream, 2, 5, loader_threads=0))
     assert len({resumed.recipe.side(step) for step in range(5)}) == 3
-    assert torch.equal(weights(whole), weights(resumed))
+    assert torch.equal(whole.weights, resumed.weights)
