@@ -10,6 +10,7 @@ from trainables.diagnosis.case import Case
 from trainables.diagnosis.causes import Ingredient
 from trainables.diagnosis.references import RateReference, Reference, rate_candidates
 from trainables.diagnosis.references.choose import Standing
+from trainables.diagnosis.references.sound import trusted_subset
 from trainables.diagnosis.replay import FROM_THE_START, Replay, as_recorded, equal_bits
 from trainables.diagnosis.verdict import Controls
 from trainables.ingredients import Swap
@@ -61,8 +62,9 @@ def exact_control(case: Case, recorded: dict[int, float]) -> tuple[Replay, Contr
 
 
 def placebo_control(case: Case, controls: Controls) -> Controls:
-    """Replay with what can't matter changed."""
-    placebo = [case.score(f"placebo {i}", [], placebo=i) for i in range(PLACEBOS)]
+    """Replay with what can't matter changed; a whole run once, since it costs as much as all that follows."""
+    count = 1 if case.symptom.kind in FROM_THE_START else PLACEBOS
+    placebo = [case.score(f"placebo {i}", [], placebo=i) for i in range(count)]
     return replace(controls, placebo=placebo)
 
 
@@ -86,6 +88,9 @@ def plays(case: Case, references: list[Reference]) -> Iterator[Play]:
         if chosen not in tried:
             tried.add(chosen)
             yield Play(chosen, foremost)
+    if case.symptom.kind in FROM_THE_START:
+        # Before other rates: where the same rate trains on val/, it is the data of train/.
+        yield Play((Reference("samples", trusted_subset(case.recipe), "usual"),), None)
     for rate in others:
         assert rate is not None
         yield Play((as_reference(rate), *references), rate)

@@ -16,6 +16,7 @@ from trainables.diagnosis.naming.edits import name_edit
 from trainables.diagnosis.naming.named import NamedCause
 from trainables.diagnosis.naming.pixels import best_channel_order, name_pixels, pixels_of
 from trainables.diagnosis.naming.samples import foreign_labels, labels_differ, name_labels, name_samples, order_differs
+from trainables.diagnosis.naming.suspects import name_split, name_suspects
 from trainables.diagnosis.naming.values import (
     name_moments,
     name_norm_settings,
@@ -49,6 +50,10 @@ def name_ingredient(case: Case, reference: Reference, rate: RateReference | None
     if ingredient == "learning_rate":
         assert rate is not None
         return name_rate(rate, case.stream, case.symptom.step)
+    if ingredient == "samples" and reference.standing == "drawn":
+        return name_suspects(case)
+    if reference.standing == "usual" and ingredient in ("samples", "pixels"):
+        return name_split(case) if ingredient == "samples" else name_counted(case.recipe, reference)
     if ingredient in BY_LOOKING:
         return BY_LOOKING[ingredient](case, reference)
     return name_data(ingredient, case.recipe, case.stream, case.symptom.step)
@@ -58,6 +63,14 @@ def name_loss(_case: Case, reference: Reference) -> NamedCause:
     """No loss but the config's."""
     text = "the loss is not the config's, which is sound on the same logits"
     return NamedCause("loss_numerics", text, Culprits(step=reference.since))
+
+
+def name_counted(recipe: Recipe, reference: Reference) -> NamedCause:
+    """Moments of the index that are not those of its images."""
+    index = recipe.index
+    mean, std = (", ".join(f"{v:.3g}" for v in values) for values in (index.channel_mean, index.channel_std))
+    name = "scale_255" if max(index.channel_std) > 1.0 else "wrong_mean_std"
+    return NamedCause(name, f"the index has means {mean} and stds {std}; {reference.swap.name} puts them right")
 
 
 def name_scales(case: Case, reference: Reference) -> NamedCause:

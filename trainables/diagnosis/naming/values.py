@@ -7,7 +7,7 @@ from trainables.diagnosis.culprits import Culprits
 from trainables.diagnosis.naming.named import NamedCause
 from trainables.diagnosis.references import RateReference, Reference
 from trainables.ingredients import Stream
-from trainables.norms import NormSettings
+from trainables.norms import NormSettings, batch_norms
 from trainables.recipe import Recipe
 
 FLAT = 0.01
@@ -59,8 +59,9 @@ def name_statistics(recipe: Recipe) -> NamedCause:
 
 def name_norm_settings(case: Case, reference: Reference) -> NamedCause:
     """Frozen, eps or momentum: whichever differs from the reference."""
-    model, step = case.config.model, reference.since if reference.since is not None else case.snapshot.step
-    own = NormSettings(model.bn_momentum, model.bn_eps)
+    step = reference.since if reference.since is not None else case.snapshot.step
+    layer = batch_norms(case.state.model)[0]
+    own = NormSettings(float(layer.momentum or 0.0), layer.eps)
     run = case.stream(step).norm or own
     plain = reference.swap(case.stream(step)).norm or own
     culprits = Culprits(step=reference.since)

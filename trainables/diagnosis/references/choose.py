@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -21,7 +21,8 @@ from trainables.diagnosis.references.rates import (
 )
 from trainables.diagnosis.references.same import first_difference
 from trainables.diagnosis.references.samples import merged_statistics, other_samples
-from trainables.diagnosis.references.usual import odd_rank, state_references, usual_references
+from trainables.diagnosis.references.sound import counted_normalization, sound_optimizer
+from trainables.diagnosis.references.usual import norm_references, odd_rank, state_references, usual_references
 from trainables.ingredients import Stream, Swap
 from trainables.norms import uses_batch_statistics
 from trainables.ranks import Ranks
@@ -64,9 +65,14 @@ def choose_references(
 
     Of each ingredient one: the declared value where the run has another, else practice's, else another draw.
     """
-    usual = usual_references(recipe.config, stream(steps[0]).learning_rate) | state_references(
-        state, snapshot, drifted=odd_rank(state.ranks, snapshot) is not None
-    )
+    usual = usual_references(recipe.config, stream(steps[0]).learning_rate)
+    usual |= norm_references(state, recipe.config.model)
+    optimizer = sound_optimizer(state, recipe.config.optim, stream, snapshot)
+    usual |= {"step_code": optimizer} if optimizer is not None else {}
+    counted = counted_normalization(recipe, pool)
+    if counted is not None:
+        usual["pixels"] = Swap("normalisation by moments counted anew", lambda i: replace(i, normalize=counted))
+    usual |= state_references(state, snapshot, drifted=odd_rank(state.ranks, snapshot) is not None)
     references: list[Reference] = []
     equal: dict[Ingredient, Swap] = {}
     for ingredient, swap in declared_references(recipe).items():

@@ -46,6 +46,17 @@ def usual_references(config: TrialConfig, learning_rate: float) -> dict[Ingredie
     return references
 
 
+def norm_references(state: TrainState, config: ModelConfig) -> dict[Ingredient, Swap]:
+    """The config's settings, where a layer has others: someone set its attributes."""
+    declared = (config.bn_momentum, config.bn_eps)
+    if all((layer.momentum, layer.eps) == declared for layer in batch_norms(state.model)):
+        return {}
+    settings = NormSettings(*declared)
+    return {
+        "norm_settings": Swap("batch norm settings of the config, not the layers'", lambda i: replace(i, norm=settings))
+    }
+
+
 def state_references(state: TrainState, snapshot: Snapshot, *, drifted: bool) -> dict[Ingredient, Swap]:
     """What a snapshot itself has that no sound run has: huge gammas, weights that differ between ranks (`drifted`)."""
     references: dict[Ingredient, Swap] = {}

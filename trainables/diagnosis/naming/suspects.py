@@ -1,0 +1,138 @@
+"""What is wrong with samples that the sampler did draw: their files are compared with those that trained well before.
+
+The files as they lie on disk are all that the run and its references have, so what they show is judged by other files,
+and their labels by what the model of the snapshot has learned.
+"""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainables.diagnosis.case import Case
+from trainables.diagnosis.culprits import guilty_samples, listed
+from trainables.diagnosis.naming.named import NamedCause
+from trainables.diagnosis.references import sample_pool
+from trainables.loop import forward, to_input
+from trainables.rng import generator
+
+TRUSTED = 256
+"""Samples that trained well which the suspects are compared with."""
+BEYOND = 0.25
+"""How far past the trusted images' range, in units of that range, an image is odd."""
+SOME = 0.05
+"""Share of odd images from which they are what is wrong."""
+SHIFTED = 0.1
+"""Distance of the channels' moments, in units of their std, below which the channels are where they belong."""
+UNLIKE = 0.2
+"""Accuracy that the suspects' labels lack against the trusted ones', from which the labels are wrong."""
+CHUNK = 64
+"""Samples that are predicted at once, and that share statistics."""
+
+
+def name_suspects(case: Case) -> NamedCause:
+    """Odd images are corrupt, moved channels swapped; labels that the model contradicts are wrong; else poisoned."""
+    recipe = case.recipe
+    steps = [case.stream(k) for k in range(case.symptom.onset, case.symptom.step + 1)]
+    ids = np.unique(np.concatenate([i.sample_ids for i in steps]))
+    pool = np.setdiff1d(sample_pool(recipe, case.stream, case.symptom.onset), ids)
+    if not len(pool):
+        return NamedCause("poisoned_batch", listed("samples", ids), guilty_samples(recipe, ids))
+    trusted = generator("suspects", recipe.config.seed).permutation(pool)[:TRUSTED]
+    images, sound = recipe.train.fetch(ids, None), recipe.train.fetch(trusted, None)
+    odd = odd_images(images, sound)
+    if odd.mean() >= SOME:
+        text = f"{odd.mean():.0%} of them show what no sound image does: {listed('samples', ids[odd])}"
+        return NamedCause("corrupt_images", text, guilty_samples(recipe, ids[odd]))
+    order = moved_channels(images, sound)
+    if order is not None:
+        text = f"the files' channels come in the order {''.join('RGB'[c] for c in order)}"
+        return NamedCause("channel_swap", text, guilty_samples(recipe, ids))
+    return name_contradicted(case, ids, images, trusted, sound)
+
+
+def name_split(case: Case) -> NamedCause:
+    """Why train/ makes no progress where val/ does: its images are unlike val/'s, else its labels are wrong."""
+    recipe = case.recipe
+    draw = generator("split", recipe.config.seed)
+    ids = draw.permutation(len(recipe.index.train))[:TRUSTED]
+    others = draw.permutation(len(recipe.index.val))[:TRUSTED]
+    images, sound = recipe.train.fetch(ids, None), recipe.val.fetch(others, None)
+    if images.shape[1:] == sound.shape[1:]:
+        odd = odd_images(images, sound)
+        if odd.mean() >= SOME:
+            text = f"{odd.mean():.0%} of train/ shows what no image of val/ does: {listed('samples', ids[odd])}"
+            return NamedCause("corrupt_images", text, guilty_samples(recipe, ids[odd]))
+        order = moved_channels(images, sound)
+        if order is not None:
+            return NamedCause("channel_swap", f"against val/, train/ comes as {''.join('RGB'[c] for c in order)}")
+    return NamedCause("label_shuffle", "the same steps on val/ make progress, and the images of both are alike")
+
+
+def name_contradicted(case: Case, ids: np.ndarray, images: Tensor, trusted: np.ndarray, sound: Tensor) -> NamedCause:
+    """By how the labels relate to the predictions of the snapshot's model."""
+    truth, classes = case.recipe.index.train.labels, len(case.recipe.index.classes)
+    predicted, given = predictions(case, images), truth[ids]
+    usual = float((predictions(case, sound) == truth[trusted]).mean())
+    right = predicted == given
+    if usual - right.mean() < UNLIKE:
+        return NamedCause("poisoned_batch", listed("samples", ids), guilty_samples(case.recipe, ids))
+    shares = np.bincount((given - predicted) % classes, minlength=classes) / len(ids)
+    evidence = f"{right.mean():.0%} of their labels are what the model sees, {usual:.0%} of the samples' before"
+    culprits = guilty_samples(case.recipe, ids[~right])
+    if shares.argmax() != 0 and shares.max() > 0.6 * usual:
+        return NamedCause("label_offset", f"{evidence}; most are {shares.argmax()} classes on", culprits)
+    name = "label_shuffle" if right.mean() < 0.4 * usual else "label_noise"
+    return NamedCause(name, evidence, culprits)
+
+
+@torch.no_grad()
+def predictions(case: Case, images: Tensor) -> np.ndarray:
+    """Classes that the snapshot's model, in training mode, gives to reference inputs; nothing is changed."""
+    state, plain = case.state, case.recipe.ingredients(case.snapshot.step)
+    state.restore(case.snapshot)
+    state.model.train()
+    found = []
+    with state.held_buffers():
+        for part in torch.tensor_split(images, max(1, len(images) // CHUNK)):
+            inputs = to_input(part, case.recipe.reference_normalization, state)
+            found.append(forward(state, state.model, plain, inputs, None).argmax(1).cpu())
+    return np.asarray(torch.cat(found).numpy())
+
+
+def odd_images(images: Tensor, sound: Tensor) -> np.ndarray:
+    """Which of `images`, uint8 [n, side, side, 3], lie far outside of what `sound` ones are like, bool [n]."""
+    values, known = features(images), features(sound)
+    low, high = known.min(dim=0).values, known.max(dim=0).values
+    slack = BEYOND * (high - low)
+    return np.asarray(((values < low - slack) | (values > high + slack)).any(dim=1).numpy())
+
+
+def features(images: Tensor) -> Tensor:
+    """Contrast, roughness, and contrast of the upper and of the lower half: float64 [n, 4], on a log scale."""
+    pixels = images.double()
+    half = pixels.shape[1] // 2
+    contrasts = [part.flatten(1).std(dim=1) for part in (pixels, pixels[:, :half], pixels[:, half:])]
+    roughness = pixels.diff(dim=2).abs().mean(dim=(1, 2, 3))
+    return torch.stack([*contrasts, roughness], dim=1).add(1.0).log()
+
+
+def moved_channels(images: Tensor, sound: Tensor) -> tuple[int, ...] | None:
+    """The order of channels in which the moments of `images` are those of `sound`; None: the plain one, or unclear."""
+    here, there = moments_of(images), moments_of(sound)
+    distances = {
+        order: float((here[:, list(order)] - there).abs().sum() / there[1].mean().clamp_min(1.0))
+        for order in permutations(range(3))
+    }
+    best = min(distances, key=distances.__getitem__)
+    plain = distances[(0, 1, 2)]
+    return None if plain < SHIFTED or 3.0 * distances[best] > plain else best
+
+
+def moments_of(images: Tensor) -> Tensor:
+    """Mean and std of each channel: float64 [2, 3]."""
+    pixels = images.double()
+    return torch.stack([pixels.mean(dim=(0, 1, 2)), pixels.std(dim=(0, 1, 2))])
