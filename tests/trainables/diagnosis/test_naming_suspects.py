@@ -1,0 +1,100 @@
+"""What is wrong below the seam is told from what is sound there, and what is sound is not accused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from trainables.diagnosis.naming.suspects import moved_channels, odd_images
+from trainables.diagnosis.references.sound import counted_normalization, sound_optimizer
+from trainables.loop import train_step
+from trainables.recipe import Recipe
+
+if TYPE_CHECKING:
+    from tests.trainables.conftest import Tiny
+    from tests.trainables.diagnosis.conftest import MakeSmall
+
+
+@pytest.fixture(scope="module")
+def images(recipe: Recipe) -> Tensor:
+    """Four hundred digits: the first hundred are suspects, the others are trusted."""
+    return recipe.train.fetch(np.random.default_rng(0).permutation(len(recipe.index.train))[:400], None)
+
+
+def halved(images: Tensor) -> Tensor:
+    """The lower half is grey."""
+    cut = images.clone()
+    cut[:, images.shape[1] // 2 :] = 128
+    return cut
+
+
+DAMAGES: dict[str, Callable[[Tensor], Tensor]] = {
+    "black": torch.zeros_like,
+    "grey": lambda images: torch.full_like(images, 128),
+    "halved": halved,
+    "noise": lambda images: torch.randint_like(images, 0, 256),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_images_are_odd_and_no_others(images: Tensor, damage: str) -> None:
+    """Every tenth image, by its place, with at most a few sound ones among them."""
+    torch.manual_seed(0)
+    suspects = images[:100].clone()
+    suspects[::10] = DAMAGES[damage](suspects[::10])
+    found = odd_images(suspects, images[100:])
+    assert found[::10].all()
+    assert found.sum() <= 12
+
+
+def test_sound_images_are_not_odd(images: Tensor) -> None:
+    """A few in a hundred lie at the edge."""
+    assert odd_images(images[:100], images[100:]).mean() <= 0.02
+
+
+@pytest.mark.parametrize("order", [(2, 1, 0), (1, 2, 0), (0, 2, 1)])
+def test_channels_that_moved_are_put_back(images: Tensor, order: tuple[int, int, int]) -> None:
+    """The order that gives the trusted files' moments; None for files that are as they were."""
+    found = moved_channels(images[:100][..., list(order)], images[100:])
+    assert found is not None
+    assert [order[c] for c in found] == [0, 1, 2]
+    assert moved_channels(images[:100], images[100:]) is None
+
+
+def test_moments_of_an_index_are_counted_anew(recipe: Recipe) -> None:
+    """Nothing to put right where they are those of the images; else the counted ones."""
+    pool = np.arange(len(recipe.index.train))
+    assert counted_normalization(recipe, pool) is None
+    wrong = replace(recipe, index=replace(recipe.index, channel_mean=(0.1, 0.5, 0.9)))
+    found = counted_normalization(wrong, pool)
+    assert found is not None
+    assert found.mean == pytest.approx(recipe.index.channel_mean, abs=0.03)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_an_optimizer_that_was_tampered_with_is_found(small: MakeSmall, tiny: Tiny, kind: str) -> None:
+    """A sound one has no reference; one that steps twice, or clears no gradient, has one that undoes it."""
+    trial = small(tiny(optim={"kind": kind, "lr": 0.001})).trial
+    state, config = trial.state, trial.config.optim
+    snapshot = state.snapshot()
+    assert sound_optimizer(state, config, trial.stream, snapshot) is None
+    once = state.optimizer.step
+
+    def twice() -> None:
+        once()
+        once()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state.optimizer, "step", twice)
+        swap = sound_optimizer(state, config, trial.stream, snapshot)
+    assert swap is not None
+    assert swap(trial.stream(0)).code is not train_step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state.optimizer, "zero_grad", lambda set_to_none: None)
+        assert sound_optimizer(state, config, trial.stream, snapshot) is not None
