@@ -95,10 +95,9 @@ class TrainState:
         for name, tensor in self.tensors().items():
             tensor.copy_(snapshot.tensors[name])
         self.step = snapshot.step
-        self.optimizer.zero_grad(set_to_none=True)
         for name, parameter in self.model.named_parameters():
-            if (gradient := snapshot.tensors.get(f"gradient/{name}")) is not None:
-                parameter.grad = gradient.to(parameter.device, copy=True).view_as(parameter)
+            gradient = snapshot.tensors.get(f"gradient/{name}")
+            parameter.grad = None if gradient is None else gradient.to(parameter.device, copy=True).view_as(parameter)
 
     @contextmanager
     def held_buffers(self) -> Iterator[list[Tensor]]:
