@@ -127,7 +127,7 @@ def replay_bundle(bundle: Bundle, data: str | None = None, progress: Callable[[s
     ring.add(bundle.snapshot)
     symptom = Symptom(**{**meta["symptom"], "baseline": Baseline.from_dict(meta["symptom"]["baseline"])})
     losses = {int(step): float(loss) for step, loss in meta["losses"]}
-    return diagnose(config, recipe, state, course.replayed, symptom, ring, losses, progress)
+    return diagnose(recipe, state, course.replayed, symptom, ring, losses, progress)
 
 
 def differences(recorded: Mapping[str, Any], replayed: Diagnosis) -> list[str]:

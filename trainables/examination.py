@@ -10,7 +10,7 @@ from trainables.course import Course
 from trainables.detectors import Symptom
 from trainables.diagnosis.case import Progress
 from trainables.diagnosis.diagnose import diagnose
-from trainables.diagnosis.evaluation_gap import diagnose_evaluation
+from trainables.diagnosis.evaluation_training import diagnose_gap
 from trainables.diagnosis.snapshots import SnapshotRing
 from trainables.diagnosis.verdict import Diagnosis
 from trainables.state import TrainState
@@ -28,12 +28,11 @@ def find_cause(
 ) -> Diagnosis:
     """Diagnose `symptom`, on all ranks together, and write the bundle where the config wants one.
 
-    losses: of the run, by step. An eval gap is diagnosed from the state that was evaluated, all else by replay. Since a
-    bundle holds a replay, an eval gap has none.
+    losses: of the run, by step. A bundle holds a replay, which an eval gap need not have: it has no bundle.
     """
-    config, run = course.config.diagnosis, (course.config, course.recipe, state)
+    config, run = course.config.diagnosis, (course.recipe, state)
     if symptom.kind == "eval_gap":
-        return diagnose_evaluation(*run, course.evaluations, course.replayed, symptom, snapshots, progress)
+        return diagnose_gap(*run, course.evaluations, course.replayed, symptom, snapshots, losses, progress)
     diagnosis = diagnose(*run, course.replayed, symptom, snapshots, losses, progress)
     if config.bundle is not None and state.ranks.rank == 0:
         (snapshot,) = snapshots.before(diagnosis.controls.snapshot_step, margin=0)[:1]

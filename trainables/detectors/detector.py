@@ -15,13 +15,14 @@ from trainables.detectors.eval_gap import Evaluations, EvaluationSignals, eval_g
 from trainables.detectors.finding import Finding
 from trainables.detectors.inputs import input_shift, never_declared
 from trainables.detectors.memory import Memory
+from trainables.detectors.shifted import shifted
 from trainables.detectors.slow import drift, far_above_chance
 from trainables.detectors.stall import Warmup, patience, stall
 from trainables.detectors.sudden import collapsed, sudden
 from trainables.detectors.symptom import Symptom
 from trainables.signals import StepSignals
 
-RULES = (never_declared, input_shift, sudden, collapsed, far_above_chance, drift, erratic)
+RULES = (never_declared, input_shift, sudden, collapsed, far_above_chance, drift, shifted, erratic)
 """Of a finite step, the first that finds something counts."""
 
 

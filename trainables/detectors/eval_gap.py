@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from statistics import median
 from typing import Any
 
 from trainables.baseline import NON_FINITE_SCORE
@@ -22,10 +21,12 @@ LEARNED = 0.2
 """Skill from which a run can have lost it."""
 LOST = 0.25
 """Share of the training steps' skill that even an overfitted model keeps on val/."""
-FELL = 0.5
+FELL = 0.7
 """Share of its own best skill that val/ keeps while training is as good as then."""
 GAP_NOISE = 0.025
 """Noise unit of a skill: `LEARNED` lost but for `LOST` of it scores 6."""
+FALL_NOISE = 0.04
+"""The same of a fall from its own best, which one small val/ measures twice."""
 SURE_SHARE = 0.5
 """Least skill of a cross-entropy, as a share of 1 - loss / ln C: a loss of half of ln 1000 comes with a top-1 of 0.28,
 not less."""
@@ -97,18 +98,17 @@ def eval_gap(memory: Memory, past: Evaluations, evaluation: EvaluationSignals) -
 
 def judge(memory: Memory, past: Evaluations, evaluation: EvaluationSignals) -> Judgement:
     """One evaluation by itself; good while running statistics and averages still follow the first steps."""
-    if evaluation.step < 2 * memory.config.history:
-        return Judgement()
-    if math.isinf(evaluation.val_loss) or (math.isnan(evaluation.val_loss) and not math.isnan(evaluation.val_top1)):
-        return Judgement(NON_FINITE_SCORE, f"val loss {evaluation.val_loss:g}")
-    now = memory.last(memory.config.min_history)
-    train_loss = evaluation.train_loss if math.isfinite(evaluation.train_loss) else median(now or [math.nan])
+    train_loss = evaluation.train_loss if math.isfinite(evaluation.train_loss) else memory.train_loss()
     train_top1 = evaluation.train_top1 if math.isfinite(evaluation.train_top1) else memory.top1()
     skill = skill_of(evaluation.val_top1, memory.chance)
     shown = [skill_of(train_top1, memory.chance), sure_skill(evaluation.val_loss, memory.chance)]
     if math.isnan(train_top1):
         shown.append(sure_skill(train_loss, memory.chance))
     expected = max((s for s in shown if math.isfinite(s)), default=0.0)
+    if evaluation.step < memory.config.history:
+        return Judgement(skill=skill, train_loss=train_loss)
+    if math.isinf(evaluation.val_loss) or (math.isnan(evaluation.val_loss) and not math.isnan(evaluation.val_top1)):
+        return Judgement(NON_FINITE_SCORE, f"val loss {evaluation.val_loss:g}")
     as_good = not train_loss > past.best_train_loss + AT_CHANCE * (memory.chance or past.best_train_loss)
     if expected >= LEARNED and skill < LOST * expected:
         why = f"val top-1 {evaluation.val_top1:.3g} and loss {evaluation.val_loss:.3g}, where training has "
@@ -116,7 +116,7 @@ def judge(memory: Memory, past: Evaluations, evaluation: EvaluationSignals) -> J
         return Judgement((expected - skill) / GAP_NOISE, why, skill, train_loss)
     if past.best_skill >= LEARNED and skill < FELL * past.best_skill and as_good:
         why = f"val top-1 {evaluation.val_top1:.3g}, whose skill was {past.best_skill:.3g}; training is as good as then"
-        return Judgement((past.best_skill - skill) / GAP_NOISE / (FELL / LOST), why, skill, train_loss)
+        return Judgement((past.best_skill - skill) / FALL_NOISE, why, skill, train_loss)
     return Judgement(skill=skill, train_loss=train_loss)
 
 

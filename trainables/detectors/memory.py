@@ -83,10 +83,18 @@ class Memory:
         """Whether the loss is that of guessing."""
         return self.chance > 0 and abs(loss - self.chance) < AT_CHANCE * self.chance
 
+    def train_loss(self) -> float:
+        """Median of the last `min_history` losses, or of the latest `confirm` where that is higher; nan: there is none.
+
+        A loss that is just rising is as bad as its latest steps.
+        """
+        losses = self.last(self.config.min_history)
+        return max(median(losses), median(losses[-self.config.confirm :])) if losses else math.nan
+
     def top1(self) -> float:
-        """Median training top-1 of the recent steps; nan where none was measured."""
+        """Median training top-1 of the recent steps, or of the latest half where that is lower; nan: none measured."""
         measured = [s.top1 for s in self.recent if math.isfinite(s.top1)]
-        return median(measured) if measured else math.nan
+        return min(median(measured), median(measured[-self.config.confirm :])) if measured else math.nan
 
     def forget_event(self) -> None:
         """Go on after an event that healed: the baseline stays."""

@@ -27,7 +27,7 @@ from trainables.diagnosis.replay import FROM_THE_START, Replay, Replayer, Severi
 from trainables.diagnosis.screen import confirm, equal_rows, screen
 from trainables.diagnosis.snapshots import SnapshotRing
 from trainables.diagnosis.verdict import Controls, Diagnosis, SwapResult, Thresholds, leading_cause
-from trainables.ingredients import Stream
+from trainables.ingredients import Ingredients, Stream
 from trainables.recipe import Recipe
 from trainables.state import Snapshot, TrainState
 
@@ -40,7 +40,6 @@ MAX_SNAPSHOTS = 3
 
 
 def diagnose(
-    config: TrialConfig,
     recipe: Recipe,
     state: TrainState,
     stream: Stream,
@@ -48,17 +47,20 @@ def diagnose(
     snapshots: SnapshotRing,
     recorded: dict[int, float],
     progress: Progress = lambda label: None,
+    clean: Ingredients | None = None,
 ) -> Diagnosis:
     """Find the cause of `symptom` by replay; the live state is put back afterwards, gradients included.
 
-    recorded: losses of the run by step, for the exact control. Every rank of a worker group calls this together: the
+    recorded: losses of the run by step, for the exact control. clean: the fixed batch that shows damage to the weights;
+    None: one of training samples. Every rank of a worker group calls this together: the
     plan depends on global signals only, so all take the same decisions.
     """
-    started = time.monotonic()
+    started, config = time.monotonic(), recipe.config
     # A run that goes on does so with the very gradients that its code may look at.
     before = state.snapshot(gradients=True)
     pool = sample_pool(recipe, stream, symptom.onset)
-    replayer = Replayer(state, stream, clean_ingredients(recipe, pool, state.ranks), config.data.loader_threads)
+    clean = clean or clean_ingredients(recipe, pool, state.ranks)
+    replayer = Replayer(state, stream, clean, config.data.loader_threads)
     case = Case(
         config,
         recipe,
@@ -86,8 +88,11 @@ def diagnose(
 
 
 def last_step(config: TrialConfig, symptom: Symptom) -> int:
-    """Where replays end. Of a whole run no step comes after the confirmation: those losses are what was judged."""
-    if symptom.kind in FROM_THE_START:
+    """Where replays end. Of a whole run no step comes after the confirmation: those losses are what was judged.
+
+    Nor of an eval gap, which was measured there.
+    """
+    if symptom.kind in FROM_THE_START or symptom.kind == "eval_gap":
         return symptom.step + 1
     return max(symptom.onset + config.diagnosis.horizon, symptom.step + 1)
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from trainables.config import TrialConfig
 from trainables.detectors import Symptom
 from trainables.diagnosis.case import Progress
 from trainables.diagnosis.causes import group_of
@@ -77,7 +76,6 @@ class Scores:
 
 
 def diagnose_evaluation(
-    config: TrialConfig,
     recipe: Recipe,
     state: TrainState,
     evaluations: EvaluationStream,
@@ -91,7 +89,7 @@ def diagnose_evaluation(
     stream: the run as a replay has it. Every rank of a worker group calls this together: the plan depends on sums over
     all ranks only, so all take the same decisions.
     """
-    started = time.monotonic()
+    started, config = time.monotonic(), recipe.config
     before = state.snapshot(gradients=True)
     as_run = evaluations(state.step)
     case = EvaluationCase(

@@ -27,6 +27,10 @@ WEIGHT_NOISE = 1e-6
 """Relative noise on the weights that a placebo adds."""
 FROM_THE_START = frozenset({"instability", "stall"})
 """Symptoms of a whole run: no healthy stretch comes before, and the last steps are what counts."""
+UNSETTLED = FROM_THE_START | {"input_shift", "eval_gap"}
+"""Symptoms that only the end of a replay shows."""
+LASTING = frozenset({"divergence", "collapse"})
+"""Symptoms of a level: as many steps count as the detector's slow rules look at."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class Severity:
         losses = [s.loss if s.finite else math.nan for s in after_onset]
         if not all(map(math.isfinite, losses)):
             return NON_FINITE_SCORE
+        if self.symptom.kind == "eval_gap":
+            return baseline.loss_score(replay.clean_after)
         if self.symptom.kind == "instability":
             return erratic_score(losses[-self.detector.erratic_window :], baseline.chance)
         if self.symptom.kind in FROM_THE_START:
@@ -74,11 +80,11 @@ class Severity:
     @property
     def window(self) -> int:
         """Consecutive steps whose median loss counts: as many as the detector's rule looks at."""
-        return self.detector.min_history if self.symptom.kind == "divergence" else self.detector.confirm
+        return self.detector.min_history if self.symptom.kind in LASTING else self.detector.confirm
 
     def settled(self, signals: Sequence[StepSignals]) -> bool:
         """Whether the last losses already make the event present, whatever comes after."""
-        if self.symptom.kind == "input_shift" or self.symptom.kind in FROM_THE_START:
+        if self.symptom.kind in UNSETTLED:
             return False
         last = [s for s in signals[-self.window :] if s.step >= self.symptom.onset]
         if any(not s.finite for s in last):

@@ -21,7 +21,7 @@ from trainables.config import TrialConfig
 from trainables.data.index import ImageIndex, open_index
 from trainables.detectors import Detector, EvaluationSignals, Symptom
 from trainables.diagnosis.diagnose import diagnose
-from trainables.diagnosis.evaluation_gap import diagnose_evaluation
+from trainables.diagnosis.evaluation_training import diagnose_gap
 from trainables.diagnosis.snapshots import SnapshotRing
 from trainables.diagnosis.verdict import Diagnosis
 from trainables.evaluation import evaluate
@@ -119,12 +119,11 @@ class Training:
 
     def diagnose(self, symptom: Symptom) -> Verdict:
         """Replay it, an evaluation's symptom by evaluations; the live state is put back."""
+        run = self.recipe, self.state
         if symptom.kind == "eval_gap":
-            found = diagnose_evaluation(
-                self.config, self.recipe, self.state, self.evaluations, self.replayed, symptom, self.ring
-            )
+            found = diagnose_gap(*run, self.evaluations, self.replayed, symptom, self.ring, self.losses)
         else:
-            found = diagnose(self.config, self.recipe, self.state, self.replayed, symptom, self.ring, self.losses)
+            found = diagnose(*run, self.replayed, symptom, self.ring, self.losses)
         self.found = found
         return Verdict(
             cause=found.cause,

@@ -67,7 +67,6 @@ class Base:
             edit(self.state)
         self.progress.clear()
         return diagnose_evaluation(
-            self.config,
             self.recipe,
             self.state,
             with_evaluation_swaps(self.recipe.evaluation, swaps),

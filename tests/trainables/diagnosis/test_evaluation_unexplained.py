@@ -141,6 +141,6 @@ def test_parts_that_disagree_lower_the_confidence(digits: Base) -> None:
     config = digits.config.model_copy(
         update={"diagnosis": digits.config.diagnosis.model_copy(update={"min_confidence": 0.9})}
     )
-    found = replace(digits, config=config).diagnose(digits.faults("wrong_metric"), 1)
+    found = replace(digits, recipe=replace(digits.recipe, config=config)).diagnose(digits.faults("wrong_metric"), 1)
     assert_unexplained(found, "metric_bug is the leading suspect", "4 of 4")
     assert np.isclose(found.confidence, 5 / 6, atol=1e-3)
