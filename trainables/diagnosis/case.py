@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -47,6 +48,8 @@ class Case:
     """What was learned so far."""
     replays: dict[tuple[object, ...], Replay] = field(default_factory=dict)
     """By snapshot, end, swaps and placebo: the same question is never replayed twice."""
+    update_ratio: float = math.nan
+    """Norm of the first step's update over that of the weights, where a whole run is replayed."""
     started: float = field(default_factory=time.monotonic)
 
     def score(self, label: str, swaps: list[Swap], *, placebo: int | None = None, keep: bool = False) -> float:

@@ -18,6 +18,8 @@ from trainables.ingredients import Swap
 log = logging.getLogger(__name__)
 
 PLACEBOS = 2
+TINY = 0.15
+"""Share of a sound rate that is the suspect before the data are."""
 PROOF = 16
 """Steps from step 0 on whose bits prove that the recorded losses of a whole run are what a replay would give."""
 
@@ -46,6 +48,7 @@ def exact_control(case: Case, recorded: dict[int, float]) -> tuple[Replay, Contr
     if whole and case.stop > PROOF:
         case.progress("as run")
         first = case.replayer.run(case.snapshot, PROOF)
+        case.update_ratio = first.signals[0].update_ratio
         exact = as_recorded(recorded, steps) if equal_bits(first, recorded) else case.replay("as run", [])
         case.replays[case.key([], None)] = exact
         case.curves["as run"] = exact.curve()
@@ -68,9 +71,14 @@ def placebo_control(case: Case, controls: Controls) -> Controls:
     return replace(controls, placebo=placebo)
 
 
-def reference_control(case: Case, references: list[Reference], controls: Controls) -> tuple[Play | None, Controls]:
-    """Replay with more and more at reference until it is healthy; None: it never is."""
-    for play in plays(case, references):
+def reference_control(
+    case: Case, references: list[Reference], controls: Controls, *, guessing: bool = True
+) -> tuple[Play | None, Controls]:
+    """Replay with more and more at reference until it is healthy; None: it never is.
+
+    guessing: whether rates are tried that nothing names.
+    """
+    for play in plays(case, references, guessing=guessing):
         severity = case.score("all reference", list(play.swaps.values()), keep=True)
         controls = replace(controls, all_reference=severity)
         if case.thresholds.is_absent(severity):
@@ -78,9 +86,12 @@ def reference_control(case: Case, references: list[Reference], controls: Control
     return None, controls
 
 
-def plays(case: Case, references: list[Reference]) -> Iterator[Play]:
-    """First what the run did not do as declared, then practice's values, then other draws, then other rates."""
-    foremost, *others = rate_candidates(case.recipe, case.stream, case.symptom)
+def plays(case: Case, references: list[Reference], *, guessing: bool) -> Iterator[Play]:
+    """First what the run did not do as declared, then practice's values, then other draws, then other rates.
+
+    These alone first: all else at reference was not enough, and the smallest set is the verdict.
+    """
+    foremost, *others = rate_candidates(case.recipe, case.stream, case.symptom, case.update_ratio)
     by_rate = [as_reference(foremost)] if foremost is not None else []
     tried: set[tuple[Reference, ...]] = {()}
     for standings in (("declared",), ("declared", "usual"), ("declared", "usual", "drawn")):
@@ -88,12 +99,14 @@ def plays(case: Case, references: list[Reference]) -> Iterator[Play]:
         if chosen not in tried:
             tried.add(chosen)
             yield Play(chosen, foremost)
+    rates = [rate for rate in others if rate is not None] if guessing else []
+    alone = [Play((as_reference(rate),), rate) for rate in rates]
     if case.symptom.kind in FROM_THE_START:
-        # Before other rates: where the same rate trains on val/, it is the data of train/.
-        yield Play((Reference("samples", trusted_subset(case.recipe), "usual"),), None)
-    for rate in others:
-        assert rate is not None
-        yield Play((as_reference(rate), *references), rate)
+        # Where the same rate trains on val/, it is the data of train/; of updates that are far too small, the rate.
+        trusted = Play((Reference("samples", trusted_subset(case.recipe), "usual"),), None)
+        alone.insert(len(alone) if any(rate.divisor < TINY for rate in rates) else 0, trusted)
+    yield from alone
+    yield from (Play((as_reference(rate), *references), rate) for rate in rates)
 
 
 def as_reference(rate: RateReference) -> Reference:

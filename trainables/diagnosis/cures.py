@@ -17,6 +17,9 @@ from trainables.interventions import Intervention
 LEAD = 2
 """Steps before the onset whose samples are skipped too: a step's damage shows in the losses after it."""
 
+MOST_SKIPPED = 0.5
+"""Share of the training set that may be skipped."""
+
 PLAIN: Mapping[Ingredient, str] = {
     "pixels": "reference_pixels",
     "labels": "index_labels",
@@ -78,11 +81,16 @@ def cure_of_settings(case: Case, reference: Reference) -> Intervention:
     return Intervention("optimizer_settings", {"momentum": optim.momentum}, start)
 
 
-def cure_of_samples(case: Case) -> Intervention:
-    """The sampler's own order where the run has another, else without the samples around the onset."""
+def cure_of_samples(case: Case) -> Intervention | None:
+    """The sampler's own order where the run has another, else without the samples around the onset.
+
+    None where these are most of the data set.
+    """
     first = max(case.snapshot.step, case.symptom.onset - LEAD)
     steps = [case.stream(step) for step in range(first, case.symptom.step + 1)]
     if any(order_differs(case.recipe, step) for step in steps):
         return Intervention("config_order", start=case.snapshot.step)
     ids = np.unique(np.concatenate([step.sample_ids for step in steps]))
+    if len(ids) > MOST_SKIPPED * len(case.recipe.index.train):
+        return None
     return Intervention("skip_samples", {"ids": ids.tolist()}, case.snapshot.step)

@@ -62,7 +62,9 @@ class Severity:
         baseline, window = self.symptom.baseline, self.window
         after_onset = [s for s in replay.signals if s.step >= self.symptom.onset]
         if self.symptom.kind == "input_shift":
-            return baseline.stretch_score(after_onset)
+            width = len(after_onset) if baseline.declared else min(len(after_onset), 2 * self.detector.confirm)
+            windows = (after_onset[i : i + width] for i in range(len(after_onset) - width + 1))
+            return max(baseline.stretch_score(window) for window in windows)
         losses = [s.loss if s.finite else math.nan for s in after_onset]
         if not all(map(math.isfinite, losses)):
             return NON_FINITE_SCORE

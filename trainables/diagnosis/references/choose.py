@@ -16,6 +16,7 @@ from trainables.diagnosis.references.rates import (
     LOOK_BACK,
     RateReference,
     foremost_rate,
+    raised_rates,
     rate_divided,
     warmed_up_rate,
 )
@@ -90,7 +91,9 @@ def choose_references(
     return references, equal
 
 
-def rate_candidates(recipe: Recipe, stream: Stream, symptom: Symptom) -> Iterator[RateReference | None]:
+def rate_candidates(
+    recipe: Recipe, stream: Stream, symptom: Symptom, update_ratio: float
+) -> Iterator[RateReference | None]:
     """Rates to try in the all-reference control, the most telling first; None: the run's own.
 
     The run's own rate comes before any rate that nothing but a guess names: if all else at reference is healthy with
@@ -102,7 +105,7 @@ def rate_candidates(recipe: Recipe, stream: Stream, symptom: Symptom) -> Iterato
     )
     yield foremost
     if stalled:
-        yield from (rate_divided(stream, 1.0 / factor, symptom.onset) for factor in LADDER)
+        yield from raised_rates(stream, symptom.onset, update_ratio)
         return
     warmed_up = warmed_up_rate(stream, symptom.onset)
     if warmed_up is not None:

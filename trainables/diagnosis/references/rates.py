@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,8 +10,12 @@ from trainables.ingredients import Ingredients, Stream, Swap
 from trainables.recipe import Recipe
 from trainables.schedules import change_points
 
-LADDER = (4.0, 16.0)
+LADDER = (4.0, 16.0, 64.0)
 """Divisors of the learning rate that are tried where the schedule has no change point to go back behind."""
+RAISED = (10.0, 100.0, 1000.0)
+"""Factors that a stalled run's rate is tried with, where no update was measured."""
+SOUND_RATIO = 3e-3
+"""Norm of a step's update over that of the weights that makes progress."""
 LOOK_BACK = 512
 """Steps before the onset in which a change point of the rate, and other samples, are looked for."""
 RISE = 1.25
@@ -66,6 +70,19 @@ def rate_divided(stream: Stream, divisor: float, onset: int) -> RateReference:
     name = f"rate / {divisor:g}" if divisor >= 1 else f"rate x {1 / divisor:g}"
     rate = stream(onset).learning_rate / divisor
     return RateReference(Swap(name, apply), None, divisor, rate, "ladder" if divisor >= 1 else "raised")
+
+
+def raised_rates(stream: Stream, onset: int, update_ratio: float) -> list[RateReference]:
+    """Higher rates for a run that stands still: the one whose first update would be a sound one, where it was measured.
+
+    None where that update was large enough already.
+    """
+    first, now = stream(0).learning_rate, stream(onset).learning_rate
+    factors: Sequence[float] = RAISED
+    if update_ratio > 0.0 and first > 0.0:
+        factor = SOUND_RATIO / update_ratio / max(1.0, now / first)
+        factors = [float(f"{factor:.1g}"), float(f"{10.0 * factor:.1g}")] if factor > 1.0 / RISE else []
+    return [rate_divided(stream, 1.0 / factor, onset) for factor in factors]
 
 
 def declared_rate(recipe: Recipe, stream: Stream, onset: int) -> RateReference | None:
