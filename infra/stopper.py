@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ray.tune import Stopper
 
 from trainables.config import DetectorConfig
+from trainables.detectors import Detector
 from trainables.errors import ConfigError, complaint
-
-if TYPE_CHECKING:
-    from trainables.detectors import Detector
+from trainables.step_signals import StepSignals
 
 
 class DiagnosisWatch:
@@ -74,10 +73,6 @@ class LossSpikeStopper(Stopper):
             return self._watch.is_late(trial_id, result)
         if self._metric not in result or not self._config.enabled:
             return False
-        # Trials that detect for themselves need no torch in the driver.
-        from trainables.detectors import Detector
-        from trainables.signals import StepSignals
-
         detector = self._detectors.setdefault(trial_id, Detector(self._config, self._num_classes))
         signals = StepSignals(step=int(result[self._time_attr]), loss=float(result[self._metric]))
         return detector.update(signals) is not None

@@ -12,7 +12,7 @@ from itertools import pairwise
 from statistics import fmean, median, pstdev
 from typing import Any, Self
 
-from trainables.signals import StepSignals
+from trainables.step_signals import StepSignals
 
 MAD_TO_STD = 1.4826
 """Median absolute deviation to standard deviation, for a normal distribution."""

@@ -28,12 +28,12 @@ from trainables.signals import (
     LOSSES,
     NOTICE,
     StepRecord,
-    StepSignals,
     batch_sums,
     input_moments,
     read_signals,
 )
 from trainables.state import TrainState
+from trainables.step_signals import StepSignals
 
 RATIO_EVERY = 32
 """Steps between two measurements of the update ratio, which costs two more passes over the weights."""

@@ -14,8 +14,8 @@ from typing import Any
 from trainables.detectors import Symptom
 from trainables.diagnosis.verdict import Diagnosis
 from trainables.evaluation import Evaluation
-from trainables.signals import StepSignals
 from trainables.speed import Speedometer
+from trainables.step_signals import StepSignals
 
 Report = Callable[[dict[str, Any]], None]
 

@@ -14,7 +14,7 @@ from trainables.detectors import Detector
 from trainables.errors import ConfigError, DataError, complaint
 from trainables.identity import what_is_trained
 from trainables.reporter import Reporter
-from trainables.signals import StepSignals
+from trainables.step_signals import StepSignals
 
 
 def run_meta(

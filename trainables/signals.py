@@ -6,14 +6,14 @@ A step leaves one small vector on its device; vectors are read in batches, so th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from trainables.ranks import Ranks
+from trainables.step_signals import StepSignals, one_nan
 
 SUMS = 5
 """Samples, losses, squared losses, right ones, notices to stop; the sums over pixels follow."""
@@ -21,48 +21,6 @@ LOSSES, NOTICE = 1, 4
 """Places in the sums."""
 BAD = 1
 """Place in what is known after the step."""
-
-
-@dataclass(frozen=True)
-class StepSignals:
-    """The signals of one step over the global batch; nan where a source has none."""
-
-    step: int
-    loss: float
-    """Mean training loss, in nats."""
-    loss_noise: float = math.nan
-    """Standard error of that mean, from the spread of the per-sample losses, in nats."""
-    learning_rate: float = math.nan
-    grad_norm: float = math.nan
-    """Global L2 norm before clipping."""
-    update_ratio: float = math.nan
-    """Norm of the update over the norm of the weights; measured on some steps only."""
-    top1: float = math.nan
-    """Share of the batch classified right, in training mode."""
-    input_mean: tuple[float, ...] = ()
-    """Per-channel mean of the normalised input."""
-    input_std: tuple[float, ...] = ()
-    """Per-channel standard deviation of the normalised input."""
-    applied: bool = True
-    """False: the gradient or the loss was not finite, and the step changed nothing."""
-    overflowed: bool = False
-    """True: only the fp16 loss scale was too large, which is halved; no fault of the run."""
-    notice: bool = False
-    """Some rank was told to stop."""
-
-    @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> Self:
-        """The signals that `dataclasses.asdict` made a mapping of, through JSON too."""
-        moments = {key: tuple(row[key]) for key in ("input_mean", "input_std")}
-        numbers = {key: _number(value) for key, value in row.items() if isinstance(value, float)}
-        return cls(**{**row, **numbers, **moments})
-
-    @property
-    def finite(self) -> bool:
-        """Whether loss and gradient are finite, but for the loss scale's own overflows."""
-        if self.overflowed:
-            return math.isfinite(self.loss)
-        return math.isfinite(self.loss) and not math.isinf(self.grad_norm) and self.applied
 
 
 @dataclass(frozen=True)
@@ -113,11 +71,11 @@ def _signals(record: StepRecord, row: list[float]) -> StepSignals:
     mean, std = moments(row[SUMS:-4])
     return StepSignals(
         step=record.step,
-        loss=_number(loss),
-        loss_noise=_number(math.sqrt(spread / (count - 1)) if count > 1 else math.nan),
+        loss=one_nan(loss),
+        loss_noise=one_nan(math.sqrt(spread / (count - 1)) if count > 1 else math.nan),
         learning_rate=record.learning_rate,
-        grad_norm=_number(grad_norm),
-        update_ratio=_number(ratio),
+        grad_norm=one_nan(grad_norm),
+        update_ratio=one_nan(ratio),
         top1=right / count,
         input_mean=mean,
         input_std=std,
@@ -139,8 +97,3 @@ def moments(sums: list[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     means = tuple(total / area for total in totals[:channels])
     variances = (total / area - mean**2 for total, mean in zip(totals[channels:], means, strict=True))
     return means, tuple(math.sqrt(max(0.0, variance)) for variance in variances)
-
-
-def _number(value: float) -> float:
-    """One nan for all, so that equal signals compare as equal."""
-    return math.nan if math.isnan(value) else value

@@ -16,7 +16,7 @@ from statistics import median
 from trainables.baseline import NON_FINITE_SCORE, build_baseline, erratic_score
 from trainables.config import DetectorConfig
 from trainables.detectors import Detector, EvaluationSignals, Symptom, SymptomKind
-from trainables.signals import StepSignals
+from trainables.step_signals import StepSignals
 
 HEALED_SHARE = 0.5
 """Share of the score that makes a step suspicious, up to which a median of `confirm` observations has healed."""

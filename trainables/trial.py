@@ -34,9 +34,9 @@ from trainables.recipe import Recipe
 from trainables.reporter import Report, Reporter
 from trainables.resume import check_same_run, restore_run, run_meta
 from trainables.shares import check_shares
-from trainables.signals import StepSignals
 from trainables.speed import Speedometer
 from trainables.state import Snapshot
+from trainables.step_signals import StepSignals
 
 log = logging.getLogger(__name__)
 

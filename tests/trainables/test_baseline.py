@@ -25,7 +25,7 @@ from trainables.baseline import (
     step_scatter,
 )
 from trainables.rng import generator
-from trainables.signals import StepSignals
+from trainables.step_signals import StepSignals
 
 CHANCE = math.log(10)
 

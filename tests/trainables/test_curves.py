@@ -13,7 +13,7 @@ import pytest
 
 from trainables.config import DetectorConfig
 from trainables.detectors import Detector
-from trainables.signals import StepSignals
+from trainables.step_signals import StepSignals
 from trainables.timeline import Event, attempts, find_symptoms
 
 Logs = dict[str, list[dict[str, float]]]

@@ -17,7 +17,7 @@ from trainables.baseline import NON_FINITE_SCORE
 from trainables.config import DetectorConfig
 from trainables.detectors import Detector, Symptom
 from trainables.rng import generator
-from trainables.signals import StepSignals
+from trainables.step_signals import StepSignals
 
 CHANCE = math.log(10)
 CONFIG = DetectorConfig()

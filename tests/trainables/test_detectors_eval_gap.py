@@ -9,7 +9,7 @@ import pytest
 
 from trainables.config import DetectorConfig
 from trainables.detectors import Detector, EvaluationSignals, Symptom
-from trainables.signals import StepSignals
+from trainables.step_signals import StepSignals
 
 CONFIG = DetectorConfig()
 Scores = tuple[float, float, float, float]

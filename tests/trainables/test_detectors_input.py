@@ -10,7 +10,7 @@ import pytest
 from trainables.config import DetectorConfig
 from trainables.detectors import Detector, Symptom
 from trainables.rng import generator
-from trainables.signals import StepSignals
+from trainables.step_signals import StepSignals
 
 CONFIG = DetectorConfig()
 

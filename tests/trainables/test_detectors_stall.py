@@ -12,7 +12,7 @@ import pytest
 from trainables.config import DetectorConfig
 from trainables.detectors import Detector, Symptom
 from trainables.rng import generator
-from trainables.signals import StepSignals
+from trainables.step_signals import StepSignals
 
 CHANCE = math.log(10)
 CONFIG = DetectorConfig(stall_steps=200)

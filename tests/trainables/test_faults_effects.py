@@ -18,8 +18,8 @@ from trainables.faults import build_faults
 from trainables.ingredients import Stream, with_evaluation_swaps, with_swaps
 from trainables.loop import run_steps
 from trainables.norms import batch_norms
-from trainables.signals import StepSignals
 from trainables.state import Snapshot
+from trainables.step_signals import StepSignals
 
 if TYPE_CHECKING:
     from tests.trainables.conftest import Bench, Build, Tiny

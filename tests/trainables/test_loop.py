@@ -17,8 +17,9 @@ from trainables.evaluation import evaluate
 from trainables.ingredients import Ingredients, load_batch
 from trainables.loop import RATIO_EVERY, forward, observe_inputs, run_steps, score_batch, to_input, train_step
 from trainables.optim import Hyperparameters
-from trainables.signals import StepSignals, read_signals
+from trainables.signals import read_signals
 from trainables.state import Snapshot
+from trainables.step_signals import StepSignals
 
 if TYPE_CHECKING:
     from tests.trainables.conftest import Bench, Build, Tiny

@@ -15,7 +15,7 @@ from trainables.data.decode import read_rgb
 from trainables.data.index import ImageIndex
 from trainables.errors import DataError
 from trainables.recipe import Recipe
-from trainables.signals import StepSignals
+from trainables.step_signals import StepSignals
 
 if TYPE_CHECKING:
     from tests.trainables.conftest import Tiny

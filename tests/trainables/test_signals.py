@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainables.signals import StepRecord, StepSignals, batch_sums, read_signals
+from trainables.signals import StepRecord, batch_sums, read_signals
+from trainables.step_signals import StepSignals
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -78,33 +79,11 @@ def test_what_is_not_finite_shows(bad: float) -> None:
     assert not math.isfinite(totals(4, losses=losses).loss)
 
 
-@pytest.mark.parametrize(
-    ("signals", "finite"),
-    [
-        (StepSignals(0, 1.0), True),
-        (StepSignals(0, 1.0, grad_norm=3.0), True),
-        (StepSignals(0, math.nan), False),
-        (StepSignals(0, math.inf), False),
-        (StepSignals(0, 1.0, grad_norm=math.inf), False),
-        (StepSignals(0, 1.0, grad_norm=math.nan, applied=False), False),
-    ],
-)
-def test_finite_is_about_loss_and_gradient(signals: StepSignals, *, finite: bool) -> None:
-    """A gradient norm that nobody measured (nan) is no fault; a step that was not applied is one."""
-    assert signals.finite is finite
-
-
 def test_bfloat16_losses_are_summed_in_float64() -> None:
     """A thousand equal losses in bfloat16 have their own value as the mean."""
     losses = torch.full((1000,), 0.1, dtype=torch.bfloat16)
     assert totals(1000, losses=losses).loss == pytest.approx(float(losses[0]), rel=1e-12)
     assert np.isfinite(totals(1000, losses=losses).loss_noise)
-
-
-def test_overflow_of_the_loss_scale_is_no_fault() -> None:
-    """A step that only the fp16 scale made infinite counts as finite; one whose loss is nan doesn't."""
-    assert StepSignals(0, 1.0, grad_norm=math.inf, applied=False, overflowed=True).finite
-    assert not StepSignals(0, math.nan, grad_norm=math.inf, applied=False, overflowed=True).finite
 
 
 def test_records_are_read_in_order_and_alone() -> None:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from trainables.loop import run_steps
-from trainables.signals import StepSignals
 from trainables.state import Snapshot, TrainState
+from trainables.step_signals import StepSignals
 
 if TYPE_CHECKING:
     from tests.trainables.conftest import Bench, Build, Tiny

@@ -14,7 +14,8 @@ from trainables.data.mixing import mix_images
 from trainables.evaluation import evaluate
 from trainables.ingredients import load_batch
 from trainables.loop import Reading, run_steps, to_input, train_step
-from trainables.signals import StepSignals, read_signals
+from trainables.signals import read_signals
+from trainables.step_signals import StepSignals
 
 if TYPE_CHECKING:
     from tests.trainables.conftest import Bench, Build, Tiny

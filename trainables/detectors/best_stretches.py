@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 from trainables.baseline import Baseline, build_baseline
-from trainables.signals import StepSignals
+from trainables.step_signals import StepSignals
 
 RUNG = 1.25
 """Factor between two learning rates that are told apart."""

@@ -20,7 +20,7 @@ from trainables.detectors.slow import drift, far_above_chance
 from trainables.detectors.stall import Warmup, patience, stall
 from trainables.detectors.sudden import collapsed, sudden
 from trainables.detectors.symptom import Symptom
-from trainables.signals import StepSignals
+from trainables.step_signals import StepSignals
 
 RULES = (never_declared, input_shift, sudden, collapsed, far_above_chance, drift, shifted, erratic)
 """Of a finite step, the first that finds something counts."""

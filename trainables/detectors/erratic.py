@@ -7,7 +7,7 @@ from statistics import fmean, pstdev
 from trainables.baseline import erratic_score
 from trainables.detectors.finding import Finding
 from trainables.detectors.memory import Memory
-from trainables.signals import StepSignals
+from trainables.step_signals import StepSignals
 
 
 def erratic(memory: Memory, _signals: StepSignals) -> Finding | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from trainables.baseline import Baseline, build_baseline, median_moments, pooled_moments
 from trainables.detectors.finding import Finding
 from trainables.detectors.memory import Memory
-from trainables.signals import StepSignals
+from trainables.step_signals import StepSignals
 
 
 def never_declared(memory: Memory, signals: StepSignals) -> Finding | None:

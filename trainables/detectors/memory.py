@@ -12,7 +12,7 @@ from typing import Any
 from trainables.baseline import Baseline, build_baseline, declared_baseline
 from trainables.config import DetectorConfig
 from trainables.detectors.best_stretches import BestStretches
-from trainables.signals import StepSignals
+from trainables.step_signals import StepSignals
 
 AT_CHANCE = 0.05
 """Distance from chance, as a share of it, that counts as chance level."""

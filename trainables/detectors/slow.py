@@ -8,7 +8,7 @@ from trainables.detectors.finding import Finding
 from trainables.detectors.memory import Memory
 from trainables.detectors.sudden import BLOWN_UP
 from trainables.detectors.symptom import SymptomKind
-from trainables.signals import StepSignals
+from trainables.step_signals import StepSignals
 
 
 def far_above_chance(memory: Memory, _signals: StepSignals) -> Finding | None:

@@ -10,7 +10,7 @@ from trainables.baseline import MEDIAN_EFFICIENCY, NOISE_FLOOR, Baseline, step_s
 from trainables.config import DetectorConfig
 from trainables.detectors.finding import Finding
 from trainables.detectors.memory import Memory
-from trainables.signals import StepSignals
+from trainables.step_signals import StepSignals
 
 LEFT_CHANCE = 6.0
 """Standard errors of a baseline's median below chance that count as progress: the lowest of many medians of a loss that

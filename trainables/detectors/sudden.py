@@ -8,7 +8,7 @@ from statistics import median, pstdev
 from trainables.baseline import Baseline, build_baseline
 from trainables.detectors.finding import Finding
 from trainables.detectors.memory import AT_CHANCE, Memory
-from trainables.signals import StepSignals
+from trainables.step_signals import StepSignals
 
 BLOWN_UP = 2.0
 """Loss, as a multiple of chance, that is ill whatever came before, as a median over `min_history` steps, and whatever a

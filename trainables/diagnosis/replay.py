@@ -20,8 +20,8 @@ from trainables.detectors import Symptom
 from trainables.ingredients import Ingredients, Stream, Swap, load_batch, with_swaps
 from trainables.loop import observe_inputs, run_steps, score_batch
 from trainables.rng import generator
-from trainables.signals import StepSignals
 from trainables.state import Snapshot, TrainState
+from trainables.step_signals import StepSignals
 
 WEIGHT_NOISE = 1e-6
 """Relative noise on the weights that a placebo adds."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from trainables.guard.state import LoopSnapshot, RandomState
 from trainables.guard.stepper import Groups, StepPlan
-from trainables.signals import StepSignals
+from trainables.step_signals import StepSignals
 
 REMEMBERED = 512
 """Steps whose hyperparameters and random states are kept, about 10 kB each."""

@@ -14,7 +14,7 @@ from trainables.guard.history import History
 from trainables.guard.state import LoopSnapshot, LoopState, RandomState
 from trainables.guard.stepper import Stepper, StepPlan
 from trainables.rng import generator
-from trainables.signals import StepSignals
+from trainables.step_signals import StepSignals
 
 WEIGHT_NOISE = 1e-6
 """Relative noise on the weights that a placebo adds."""

@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from trainables.errors import ConfigError, DataError, complaint
-from trainables.signals import StepSignals
+from trainables.step_signals import StepSignals
 
 HYPERPARAMETERS = ("lr", "momentum", "betas", "weight_decay")
 """What schedulers move in an optimizer's groups."""

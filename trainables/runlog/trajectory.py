@@ -11,7 +11,7 @@ import numpy as np
 
 from trainables.runlog.attempts import Floats, Ints, attempt_numbers, last_before
 from trainables.runlog.runs import RunLog
-from trainables.signals import StepSignals
+from trainables.step_signals import StepSignals
 
 GAP = 20.0
 """Usual distances between two points from which on a hole in the log counts."""

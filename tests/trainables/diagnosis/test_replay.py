@@ -17,8 +17,8 @@ from trainables.diagnosis.references import clean_ingredients
 from trainables.diagnosis.replay import Replay, Replayer, Severity, equal_bits, shuffled_within_batch
 from trainables.ingredients import Swap
 from trainables.recipe import Recipe
-from trainables.signals import StepSignals
 from trainables.state import Snapshot
+from trainables.step_signals import StepSignals
 from trainables.trial import Trial
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from trainables.guard.history import REMEMBERED, History
 from trainables.guard.references import build_references, last_jump, rate_before, rate_divided, skipped
 from trainables.guard.replay import LoopReplayer, LoopSeverity
 from trainables.guard.stepper import StepPlan
-from trainables.signals import StepSignals
+from trainables.step_signals import StepSignals
 
 if TYPE_CHECKING:
     from tests.trainables.guard.conftest import Loop, MakeLoop

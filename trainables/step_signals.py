@@ -1,0 +1,55 @@
+"""The signals of one step, as plain data: what detectors and logs need, without torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class StepSignals:
+    """The signals of one step over the global batch; nan where a source has none."""
+
+    step: int
+    loss: float
+    """Mean training loss, in nats."""
+    loss_noise: float = math.nan
+    """Standard error of that mean, from the spread of the per-sample losses, in nats."""
+    learning_rate: float = math.nan
+    grad_norm: float = math.nan
+    """Global L2 norm before clipping."""
+    update_ratio: float = math.nan
+    """Norm of the update over the norm of the weights; measured on some steps only."""
+    top1: float = math.nan
+    """Share of the batch classified right, in training mode."""
+    input_mean: tuple[float, ...] = ()
+    """Per-channel mean of the normalised input."""
+    input_std: tuple[float, ...] = ()
+    """Per-channel standard deviation of the normalised input."""
+    applied: bool = True
+    """False: the gradient or the loss was not finite, and the step changed nothing."""
+    overflowed: bool = False
+    """True: only the fp16 loss scale was too large, which is halved; no fault of the run."""
+    notice: bool = False
+    """Some rank was told to stop."""
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Self:
+        """The signals that `dataclasses.asdict` made a mapping of, through JSON too."""
+        moments = {key: tuple(row[key]) for key in ("input_mean", "input_std")}
+        numbers = {key: one_nan(value) for key, value in row.items() if isinstance(value, float)}
+        return cls(**{**row, **numbers, **moments})
+
+    @property
+    def finite(self) -> bool:
+        """Whether loss and gradient are finite, but for the loss scale's own overflows."""
+        if self.overflowed:
+            return math.isfinite(self.loss)
+        return math.isfinite(self.loss) and not math.isinf(self.grad_norm) and self.applied
+
+
+def one_nan(value: float) -> float:
+    """One nan for all, so that equal signals compare as equal."""
+    return math.nan if math.isnan(value) else value
