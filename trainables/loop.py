@@ -21,6 +21,7 @@ from trainables.data.loader_times import LoaderTimes
 from trainables.data.mixing import mix_images
 from trainables.data.prefetch import Prefetcher
 from trainables.ingredients import Batch, Ingredients, Normalize, Stream, load_batch
+from trainables.measurement import Measurement, unmeasured
 from trainables.norms import norm_settings, whole_batch_statistics
 from trainables.optim import clip_unitwise, set_hyperparameters, step_unless
 from trainables.precision import LEAST_SCALE, autocast, matrix_precision, unscale
@@ -36,7 +37,7 @@ from trainables.state import TrainState
 from trainables.step_signals import StepSignals
 
 RATIO_EVERY = 32
-"""Steps between two measurements of the update ratio, which costs two more passes over the weights."""
+"""Steps between two measurements of the update ratio and the other fingerprints, which cost passes over the weights."""
 
 
 def train_step(state: TrainState, ingredients: Ingredients, batch: Batch, *, notice: bool = False) -> StepRecord:
@@ -48,25 +49,31 @@ def train_step(state: TrainState, ingredients: Ingredients, batch: Batch, *, not
         edit(state)
     set_hyperparameters(state.optimizer, ingredients.optim, ingredients.step)
     buffers_before = state.copy_buffers()
-    sums = backward(state, ingredients, batch)
+    measurement = Measurement(state, ingredients.norm) if ingredients.step % RATIO_EVERY == 0 else None
+    sums = backward(state, ingredients, batch, measurement)
     for edit in ingredients.gradient_edits:
         edit(state)
     sums[NOTICE] += notice
     totals = state.ranks.sum(sums)
+    if measurement is not None:
+        measurement.before_update(len(ingredients.sample_ids))
+    scale = loss_scale_of(state, ingredients)
+    scale = torch.full_like(totals[:1], math.nan) if scale is None else scale.double()
     grad_norm, bad = clip_gradients(state, ingredients), ~torch.isfinite(totals[LOSSES])
     bad = (bad | ~torch.isfinite(grad_norm)).float()
-    weights_before = copy_weights(state) if ingredients.step % RATIO_EVERY == 0 else None
     step_unless(state.optimizer, bad)
     state.undo_buffers(buffers_before, bad)
     state.update_averages(bad, ingredients.step)
     overflowed = settle_loss_scale(state, ingredients, bad, totals[LOSSES])
     state.step = ingredients.step + 1
-    ratio = update_ratio(state, weights_before)
-    after = torch.stack([value.double() for value in (grad_norm, bad, overflowed, ratio)])
-    return StepRecord(ingredients.step, ingredients.learning_rate, totals, after)
+    measured = measurement.after_update() if measurement is not None else unmeasured(state.device)
+    known = torch.stack([value.double() for value in (grad_norm, bad, overflowed)])
+    return StepRecord(ingredients.step, ingredients.learning_rate, totals, torch.cat([known, scale, measured]))
 
 
-def backward(state: TrainState, ingredients: Ingredients, batch: Batch) -> Tensor:
+def backward(
+    state: TrainState, ingredients: Ingredients, batch: Batch, measurement: Measurement | None = None
+) -> Tensor:
     """Gradients of the global batch's mean loss, in micro-batches; this rank's part of the signals, `batch_sums`."""
     state.optimizer.zero_grad(set_to_none=True)
     total, scale = len(ingredients.sample_ids), loss_scale_of(state, ingredients)
@@ -82,6 +89,8 @@ def backward(state: TrainState, ingredients: Ingredients, batch: Batch) -> Tenso
             # DDP divides by the world size; shares and micro-batches may differ in length.
             loss = losses.mean() * (len(labels) * state.ranks.world_size / total)
             (loss if scale is None else loss * scale).backward()
+        if measurement is not None:
+            measurement.see_labels(labels, logits.shape[1])
         mine = batch_sums(losses, logits, labels, images)
         sums = mine if sums is None else sums + mine
     assert sums is not None
@@ -224,26 +233,6 @@ def settle_loss_scale(state: TrainState, ingredients: Ingredients, bad: Tensor, 
     may_overflow = (state.loss_scale.scale > LEAST_SCALE).squeeze() & torch.isfinite(loss)
     state.loss_scale.update(bad)
     return bad * may_overflow
-
-
-def copy_weights(state: TrainState) -> list[Tensor]:
-    """The trained weights as they are."""
-    return [p.detach().clone() for p in state.parameters]
-
-
-@torch.no_grad()
-def update_ratio(state: TrainState, before: list[Tensor] | None) -> Tensor:
-    """Norm of the last update over the norm of the weights, 0-dim; nan where there is nothing to compare with.
-
-    `before` is used up.
-    """
-    live = [p.detach() for p in state.parameters]
-    if before is None:
-        return torch.full((), math.nan, device=state.device)
-    # In place: fresh memory would cost as much as the sum.
-    torch._foreach_sub_(before, live)
-    change = torch.nn.utils.get_total_norm(before)
-    return change / torch.nn.utils.get_total_norm(live)
 
 
 @torch.no_grad()

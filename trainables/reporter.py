@@ -14,10 +14,14 @@ from typing import Any
 from trainables.detectors import Symptom
 from trainables.diagnosis.verdict import Diagnosis
 from trainables.evaluation import Evaluation
+from trainables.signals import MEASURED
 from trainables.speed import Speedometer
 from trainables.step_signals import StepSignals
 
 Report = Callable[[dict[str, Any]], None]
+
+ON_SOME_STEPS = ("loss_scale", *MEASURED)
+"""Signals that a row has only where there is a value."""
 
 
 class Reporter:
@@ -60,10 +64,10 @@ class Reporter:
             "loss_noise": signals.loss_noise,
             "lr": signals.learning_rate,
             "grad_norm": signals.grad_norm,
+            "logit_rms": signals.logit_rms,
             "train_top1": signals.top1,
         }
-        if not math.isnan(signals.update_ratio):
-            row["update_ratio"] = signals.update_ratio
+        row |= {name: value for name in ON_SOME_STEPS if not math.isnan(value := getattr(signals, name))}
         row |= {f"input_mean_{c}": value for c, value in zip("rgb", signals.input_mean, strict=True)}
         row |= {f"input_std_{c}": value for c, value in zip("rgb", signals.input_std, strict=True)}
         self.history.append(row)

@@ -15,12 +15,19 @@ from torch import Tensor
 from trainables.ranks import Ranks
 from trainables.step_signals import StepSignals, one_nan
 
-SUMS = 5
-"""Samples, losses, squared losses, right ones, notices to stop; the sums over pixels follow."""
+SUMS = 6
+"""Samples, losses, squared losses, right ones, notices to stop, mean squared logits; the sums over pixels follow."""
 LOSSES, NOTICE = 1, 4
 """Places in the sums."""
 BAD = 1
 """Place in what is known after the step."""
+MEASURED = (
+    *("update_ratio", "weight_norm", "weight_checksum_spread", "grad_zero_share", "moment_norm"),
+    *("bn_drift", "bn_gap", "label_entropy"),
+)
+"""Signals that are measured on some steps only, as they stand at the end of what is known after the step."""
+AFTER = 4 + len(MEASURED)
+"""Values that are known after the step."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class StepRecord:
     sums: Tensor
     """Sums over the global batch: `batch_sums`."""
     after: Tensor
-    """Gradient norm, bad (0 or 1), overflowed (0 or 1), update ratio (nan: not measured)."""
+    """Gradient norm, bad (0 or 1), overflowed (0 or 1), loss scale (nan: none), `MEASURED` (nan: not measured)."""
 
 
 def batch_sums(losses: Tensor, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
@@ -43,7 +50,8 @@ def batch_sums(losses: Tensor, logits: Tensor, labels: Tensor, images: Tensor) -
     losses = losses.detach().double()
     right = (logits.detach().argmax(1) == labels).double().sum()
     count = torch.full_like(right, float(len(losses)))
-    head = torch.stack([count, losses.sum(), losses.square().sum(), right, torch.zeros_like(right)])
+    squares = logits.detach().double().square().mean(1).sum()
+    head = torch.stack([count, losses.sum(), losses.square().sum(), right, torch.zeros_like(right), squares])
     return torch.cat([head, pixel_sums(images)])
 
 
@@ -64,24 +72,26 @@ def read_signals(records: Sequence[StepRecord]) -> list[StepSignals]:
 
 
 def _signals(record: StepRecord, row: list[float]) -> StepSignals:
-    count, loss_sum, squares, right, notices = row[:SUMS]
-    grad_norm, bad, overflowed, ratio = row[-4:]
+    count, loss_sum, squares, right, notices, logits = row[:SUMS]
+    grad_norm, bad, overflowed, scale, *measured = row[-AFTER:]
     loss = loss_sum / count
     spread = max(0.0, squares / count - loss**2) if count > 1 else math.nan
-    mean, std = moments(row[SUMS:-4])
+    mean, std = moments(row[SUMS:-AFTER])
     return StepSignals(
         step=record.step,
         loss=one_nan(loss),
         loss_noise=one_nan(math.sqrt(spread / (count - 1)) if count > 1 else math.nan),
         learning_rate=record.learning_rate,
         grad_norm=one_nan(grad_norm),
-        update_ratio=one_nan(ratio),
+        loss_scale=one_nan(scale),
+        logit_rms=one_nan(math.sqrt(logits / count)),
         top1=right / count,
         input_mean=mean,
         input_std=std,
         applied=not bad,
         overflowed=bool(overflowed),
         notice=notices > 0,
+        **{name: one_nan(value) for name, value in zip(MEASURED, measured, strict=True)},
     )
 
 

@@ -20,8 +20,26 @@ class StepSignals:
     learning_rate: float = math.nan
     grad_norm: float = math.nan
     """Global L2 norm before clipping."""
+    loss_scale: float = math.nan
+    """Factor on the loss that the step was taken with, where there is one."""
+    logit_rms: float = math.nan
+    """Root mean square of the logits."""
     update_ratio: float = math.nan
-    """Norm of the update over the norm of the weights; measured on some steps only."""
+    """Norm of the update over the norm of the weights; this and what follows is measured on some steps only."""
+    weight_norm: float = math.nan
+    """Global L2 norm of the weights after the step."""
+    weight_checksum_spread: float = math.nan
+    """How many ranks' weights are not rank 0's after the step, to the last bit; nan where there is one rank."""
+    grad_zero_share: float = math.nan
+    """Share of the elements of the gradient that are exactly zero."""
+    moment_norm: float = math.nan
+    """Global L2 norm of the optimizer's average of the gradients before the step."""
+    bn_drift: float = math.nan
+    """How far the step moved batch norm's running statistics, in running stds; 0: frozen."""
+    bn_gap: float = math.nan
+    """How far the batch's statistics lay from the running ones, in running stds."""
+    label_entropy: float = math.nan
+    """Entropy of the batch's labels over ln(min(classes, samples)); 0: all of one class."""
     top1: float = math.nan
     """Share of the batch classified right, in training mode."""
     input_mean: tuple[float, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import ray
 from pipelines.config import SweepConfig
 from pipelines.sweep import SweepResult, run_sweep
 from trainables.errors import ClusterError, ConfigError, DataError, TrackingError
+from trainables.signals import MEASURED
 
 if TYPE_CHECKING:
     from tests.conftest import RayHere
@@ -124,6 +126,13 @@ def test_trials_are_in_the_tracking_store(three_ways: Swept) -> None:
     assert {runs[row.trial_id].info.run_name for row in result.rows} == {row.name for row in result.rows}
     finished = runs[result.rows[0].trial_id]
     assert [point.step for point in client.get_metric_history(finished.info.run_id, "loss")] == [0, 1, 2, 3]
+    # One rank has no other to compare with, and group norm keeps no statistics.
+    for name in set(MEASURED) - {"weight_checksum_spread", "bn_drift", "bn_gap"}:
+        (point,) = client.get_metric_history(finished.info.run_id, name)
+        assert (name, point.step, math.isfinite(point.value)) == (name, 0, True)
+    assert finished.data.metrics["weight_norm"] > 0
+    assert 0 < finished.data.metrics["label_entropy"] <= 1
+    assert finished.data.metrics["moment_norm"] == 0
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainables.signals import StepRecord, batch_sums, read_signals
+from trainables.signals import AFTER, MEASURED, StepRecord, batch_sums, read_signals
 from trainables.step_signals import StepSignals
 
 
@@ -26,7 +26,7 @@ def totals(n: int, images: Tensor | None = None, losses: Tensor | None = None) -
     if losses is None:
         losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     sums = batch_sums(losses, logits, labels, noise(n, 3, 4, 4) if images is None else images)
-    after = torch.tensor([2.0, 0.0, 0.0, math.nan], dtype=torch.float64)
+    after = torch.tensor([2.0, 0.0, 0.0, *[math.nan] * (AFTER - 3)], dtype=torch.float64)
     return read_signals([StepRecord(7, 0.1, sums, after)])[0]
 
 
@@ -39,6 +39,7 @@ def test_totals_are_means_over_the_batch() -> None:
     actual = totals(n)
     assert actual.loss == pytest.approx(losses.mean(), rel=1e-12)
     assert actual.loss_noise == pytest.approx(losses.std(ddof=1) / math.sqrt(n), rel=1e-9)
+    assert actual.logit_rms == pytest.approx(float(logits.double().square().mean().sqrt()), rel=1e-12)
     assert actual.top1 == float((logits.argmax(1) == labels).sum()) / n
     assert actual.input_mean == pytest.approx(pixels.mean(axis=(0, 2, 3)), rel=1e-12)
     assert actual.input_std == pytest.approx(pixels.std(axis=(0, 2, 3)), rel=1e-9)
@@ -89,10 +90,12 @@ def test_bfloat16_losses_are_summed_in_float64() -> None:
 def test_records_are_read_in_order_and_alone() -> None:
     """Many steps read at once are what each read by itself is; none is nothing."""
     sums = [batch_sums(noise(4, seed=i).abs(), noise(4, 5), torch.arange(4), noise(4, 3, 2, 2)) for i in range(3)]
-    after = torch.tensor([1.0, 1.0, 0.0, 0.5], dtype=torch.float64)
+    after = torch.tensor([1.0, 1.0, 0.0, 512.0, *range(AFTER - 4)], dtype=torch.float64)
     records = [StepRecord(i, 0.1 * i, row, after) for i, row in enumerate(sums)]
     assert read_signals(records) == [read_signals([record])[0] for record in records]
     assert [signals.step for signals in read_signals(records)] == [0, 1, 2]
+    assert [getattr(read_signals(records)[2], name) for name in MEASURED] == list(range(len(MEASURED)))
+    assert read_signals(records)[2].loss_scale == 512.0
     assert read_signals([]) == []
 
 

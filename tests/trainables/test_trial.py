@@ -12,6 +12,7 @@ import torch
 
 from trainables.build import choose_device
 from trainables.errors import ConfigError, DataError
+from trainables.signals import MEASURED
 from trainables.speed import SPEEDS
 from trainables.trial import Trial
 
@@ -24,7 +25,7 @@ ROW = {
     *("symptom", "history", "quarantined", "diagnosis", "interventions", "event"),
 }
 STEP = {
-    *("step", "loss", "loss_noise", "lr", "grad_norm", "train_top1"),
+    *("step", "loss", "loss_noise", "lr", "grad_norm", "logit_rms", "train_top1"),
     *(f"input_{moment}_{channel}" for moment in ("mean", "std") for channel in "rgb"),
 }
 
@@ -58,10 +59,13 @@ def test_each_step_is_reported_once(healthy: Run) -> None:
 
 
 def test_rows_have_the_protocols_keys(healthy: Run) -> None:
-    """Exactly those, so that every reader finds the same; the update ratio on every RATIO_EVERY-th step."""
+    """Exactly those, so that every reader finds the same; the fingerprints on every RATIO_EVERY-th step."""
     assert all(set(row) == ROW for row in healthy.rows)
-    assert all(set(step) - {"val_top1", "val_top5", "val_loss", "update_ratio"} == STEP for step in healthy.history)
-    assert [step["step"] for step in healthy.history if "update_ratio" in step] == [0]
+    at_times = {"val_top1", "val_top5", "val_loss", *MEASURED}
+    assert all(set(step) - at_times == STEP for step in healthy.history)
+    measured = {step["step"]: set(MEASURED) & set(step) for step in healthy.history if set(MEASURED) & set(step)}
+    # One rank has no other to compare with.
+    assert measured == {0: set(MEASURED) - {"weight_checksum_spread"}}
     assert [step["step"] for step in healthy.history if "val_top5" in step] == [2, 5, 7]
     assert all(row["diagnosis"] is None and row["symptom"] == "" and row["replay"] == "" for row in healthy.rows)
 
