@@ -9,7 +9,8 @@ from rich.console import Console
 
 from infra.explanation import to_markdown
 from pipelines.explain import Story
-from trainables.bundle import differences, read_bundle, replay_bundle
+from trainables.bundle import read_bundle
+from trainables.bundle_replay import differences, replay_bundle
 
 
 def repeat(bundle: Path, data: str | None, console: Console, write: Callable[[str], None]) -> bool:

@@ -133,6 +133,16 @@ class CheckpointStore:
         """The checkpoint with the highest score, the newest among equals; else as `latest`."""
         return self._first_whole(lambda standing: standing)
 
+    def manifests(self) -> list[Manifest]:
+        """What is kept, without the tensors, by step; damaged ones are set aside, errors as `latest`."""
+        self.wait()
+        return self._reading(lambda: [m for m in self._manifests().values() if m is not None])
+
+    def at(self, step: int) -> Checkpoint | None:
+        """The checkpoint of `step`; None where it is not there or damaged; errors as `latest`."""
+        self.wait()
+        return self._reading(lambda: self._guard(step, self._read_checkpoint))
+
     def wait(self) -> None:
         """Return when what was saved is on the disk, or has failed."""
         pending, self._pending = self._pending, None
@@ -155,17 +165,23 @@ class CheckpointStore:
     def _first_whole(self, place: Callable[[Standing], Any]) -> Checkpoint | None:
         """The whole checkpoint with the greatest `place`."""
         self.wait()
-        try:
+
+        def first() -> Checkpoint | None:
             standings = self._read_standings()
-            for step in sorted(standings, key=lambda step: place(standings[step]), reverse=True):
-                checkpoint = self._guard(step, self._read_checkpoint)
-                if checkpoint is not None:
-                    return checkpoint
+            steps = sorted(standings, key=lambda step: place(standings[step]), reverse=True)
+            found = (self._guard(step, self._read_checkpoint) for step in steps)
+            return next((checkpoint for checkpoint in found if checkpoint is not None), None)
+
+        return self._reading(first)
+
+    def _reading(self, read: Callable[[], T]) -> T:
+        """What `read` returns; raises CheckpointError where the place can't be read."""
+        try:
+            return read()
         except FAILURES as error:
             reason, remedy = explain(error)
             allowed = f"a place that can be read ({reason})"
             raise CheckpointError(complaint("checkpoint", self.uri, allowed, remedy)) from None
-        return None
 
     def _write(self, step: int, tensors: dict[str, Tensor], meta: str, score: float) -> None:
         """Commit a checkpoint, then remove the ones that it makes old; runs in the writer's thread."""
@@ -197,8 +213,10 @@ class CheckpointStore:
 
     def _read_standings(self) -> dict[int, Standing]:
         """Standings by step of the checkpoints whose manifests are whole."""
-        manifests = {step: self._guard(step, self._read_manifest) for step in sorted(self._files.steps())}
-        return {step: Standing.of(m.score, m.sequence) for step, m in manifests.items() if m is not None}
+        return {step: Standing.of(m.score, m.sequence) for step, m in self._manifests().items() if m is not None}
+
+    def _manifests(self) -> dict[int, Manifest | None]:
+        return {step: self._guard(step, self._read_manifest) for step in sorted(self._files.steps())}
 
     def _read_manifest(self, step: int) -> Manifest:
         return unpack_manifest(self._content(step, MANIFEST), step)

@@ -25,7 +25,7 @@ from trainables.detectors import Detector, EvaluationSignals, Symptom
 from trainables.diagnosis.snapshots import SnapshotRing
 from trainables.diagnosis.verdict import Diagnosis
 from trainables.evaluation import evaluate
-from trainables.examination import find_cause
+from trainables.examination import FindCause, find_cause
 from trainables.faults import build_faults
 from trainables.ingredients import Stream
 from trainables.loop import Reading, run_steps, train_step
@@ -109,6 +109,7 @@ class Trial:
         store: CheckpointStore | None = None,
         notice: Callable[[], bool] = lambda: False,
         stop_after: int | None = None,
+        find: FindCause = find_cause,
     ) -> None:
         torch.set_num_threads(config.threads)
         self.config = config
@@ -134,6 +135,7 @@ class Trial:
         self.notice = notice
         self.stop = min(config.max_steps, stop_after or config.max_steps)
         self.noticed = False
+        self.find = find
 
     @property
     def stream(self) -> Stream:
@@ -344,4 +346,4 @@ class Trial:
         def progress(label: str) -> None:
             self.reporter.send("diagnosing", symptom=symptom, replay=label)
 
-        return find_cause(self.course, self.state, symptom, self.snapshots, self.losses, progress)
+        return self.find(self.course, self.state, symptom, self.snapshots, self.losses, progress)

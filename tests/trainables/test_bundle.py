@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from trainables.bundle import differences, read_bundle, replay_bundle
+from trainables.bundle import read_bundle
+from trainables.bundle_replay import differences, replay_bundle
 from trainables.errors import DataError
 from trainables.trial import run_trial
 
@@ -66,6 +67,35 @@ def test_other_images_are_refused_first(bundle: Path, tiny_images: TinyImages) -
     with pytest.raises(DataError, match=r"^data\.path: .*checksum .*--data$"):
         replay_bundle(read_bundle(bundle), str(tiny_images(train=8, val=4)), labels.append)
     assert labels == []
+
+
+def test_an_eval_gap_is_repeated_from_the_state_that_was_evaluated(
+    tiny: Tiny, digits_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the ids of val/, and with the earlier state that proves a momentum: the same cause, table and bits."""
+    monkeypatch.setenv("EPOCH14_CACHE", str(digits_cache))
+    slow = {"use": "trainables.faults:batch_norm_momentum", "params": {"momentum": 0.002}}
+    config = tiny(
+        max_steps=60,
+        global_batch_size=32,
+        eval_every=60,
+        optim={"lr": 0.05},
+        schedule={"kind": "cosine_warmup", "warmup_steps": 5},
+        detector={"history": 16, "min_history": 12},
+        diagnosis={"replicates": 1, "bundle": str(tmp_path)},
+        faults=[slow],
+    )
+    result = run_trial(config, lambda row: None)
+    assert result.diagnosis is not None
+    assert result.diagnosis.cause == "bn_momentum"
+    content = read_bundle(tmp_path)
+    assert content.snapshot.step == 60
+    assert content.earlier is not None
+    assert set(content.meta["sample_ids"]) == {"val"}
+    again = replay_bundle(content, progress=lambda label: None)
+    assert differences(content.meta["diagnosis"], again) == []
+    assert again.to_dict()["table"] == content.meta["diagnosis"]["table"]
+    assert (again.summary, again.remedy) == (result.diagnosis.summary, result.diagnosis.remedy)
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "state.safetensors"])

@@ -14,7 +14,7 @@ from trainables.baseline import FLOOR_LEVEL, MEDIAN_EFFICIENCY, NOISE_FLOOR, ste
 from trainables.detectors.finding import Finding
 from trainables.detectors.memory import Memory
 from trainables.detectors.symptom import SymptomKind
-from trainables.signals import StepSignals
+from trainables.step_signals import StepSignals
 
 BEFORE = 2
 """Windows that the level is taken over, before the one that is judged."""

@@ -60,7 +60,7 @@ def name_running_statistics(
     if edited is not None:
         return Cause(edited)
     momentum = run_momentum(case)
-    snapshot = choose_snapshot(case, snapshots)
+    snapshot = choose_snapshot(case.before.step, snapshots)
     if is_foreign(case, momentum) and snapshot is not None:
         usual = Swap(f"momentum {USUAL.momentum:g}", lambda i: replace(i, norm=USUAL))
         cured = replay_statistics(case, snapshot, [usual], others, expected)
@@ -121,10 +121,9 @@ def is_foreign(case: EvaluationCase, momentum: float) -> bool:
     return momentum != case.config.model.bn_momentum or not least <= momentum <= largest
 
 
-def choose_snapshot(case: EvaluationCase, snapshots: SnapshotRing) -> Snapshot | None:
-    """The oldest recent snapshot that a replay may start from; None where there is none."""
+def choose_snapshot(step: int, snapshots: SnapshotRing) -> Snapshot | None:
+    """The oldest recent snapshot that a replay up to `step` may start from; None where there is none."""
     least, most = REPLAYED
-    step = case.before.step
     usable = [s for s in snapshots.before(step, margin=least) if least <= step - s.step <= most]
     return usable[-1] if usable else None
 

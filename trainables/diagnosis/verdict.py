@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Generic, Literal, Self, TypeVar
 
@@ -144,6 +144,23 @@ class Diagnosis:
         content["symptom"] |= {"epoch": self.epoch, "baseline_loss": baseline["level"], "noise": baseline["noise"]}
         content["culprits"] |= {key: list(content["culprits"][key]) for key in ("sample_ids", "files")}
         return content
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], symptom: Symptom) -> Self:
+        """What `to_dict` gave of a diagnosis of `symptom`, through JSON too."""
+        culprits, remedy = content["culprits"], content["remedy"]
+        if remedy is not None:
+            cure = Intervention.from_dict(remedy["cure"]) if remedy["cure"] is not None else None
+            remedy = Remedy(**{**remedy, "cure": cure})
+        parts = {
+            "symptom": symptom,
+            "epoch": content["symptom"]["epoch"],
+            "table": [SwapResult(**row) for row in content["table"]],
+            "controls": Controls(**content["controls"]),
+            "remedy": remedy,
+            "culprits": Culprits(**{**culprits, **{key: tuple(culprits[key]) for key in ("sample_ids", "files")}}),
+        }
+        return cls(**{**content, **parts})
 
 
 Row = TypeVar("Row", bound=TestedSwap[Any])
