@@ -49,6 +49,8 @@ EVENTS_FOLDER = "events"
 """Artifacts of a trial's run: what it went on after, one JSON and one Markdown file an event, by number."""
 QUARANTINE_FILE = "quarantined.txt"
 """Artifact of a trial's run: its images that don't decode, one a line; their number is the metric `quarantined`."""
+CHECKPOINTS, TRIAL_ID = "epoch14.checkpoints", "{trial}"
+"""Tag of the sweep's run: where a trial keeps its checkpoints, and what stands for the trial's id there."""
 NOTE = "mlflow.note.content"
 """The run page shows it as the description, in Markdown."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from infra.tracking import check_recorded, open_client, without_password
-from infra.tracking_runs import EVENTS_FOLDER, SWEEP_FILE, TRIAL_FILE
+from infra.tracking_runs import CHECKPOINTS, EVENTS_FOLDER, SWEEP_FILE, TRIAL_FILE, TRIAL_ID
 from trainables.errors import ConfigError, complaint
 
 if TYPE_CHECKING:
@@ -81,6 +81,14 @@ def recorded_config(uri: str, run_id: str) -> tuple[dict[str, Any], dict[str, An
         reason = str(error).splitlines()[0][:120]
         allowed = f"a trial whose run holds {TRIAL_FILE} ({reason})"
         raise ConfigError(complaint("TRIAL", str(run.info.run_name), allowed, "train from its YAML instead")) from None
+
+
+def recorded_checkpoints(uri: str, run_id: str) -> str:
+    """Folder or URI where the trial with this run kept its checkpoints; empty where its sweep doesn't say."""
+    client = open_client(uri)
+    tags = client.get_run(run_id).data.tags
+    pattern = client.get_run(tags["mlflow.parentRunId"]).data.tags.get(CHECKPOINTS, "")
+    return str(pattern).replace(TRIAL_ID, tags["trial_id"])
 
 
 def _read_yaml(client: MlflowClient, run_id: str, name: str) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def check_device(config: SweepConfig) -> None:
 
 def resolve_paths(config: SweepConfig) -> SweepConfig:
     """`config` with absolute paths: a trial may run in another working directory."""
-    trial = _resolve_section(config.trial)
+    trial = {name: _resolve_axis(name, value) for name, value in config.trial.items()}
     space = {
         name: [_resolve_axis(name, value) for value in axis] if isinstance(axis, list) else axis
         for name, axis in config.space.items()
@@ -75,16 +75,14 @@ def resolve_paths(config: SweepConfig) -> SweepConfig:
     return config.model_copy(update={"trial": trial, "space": space, **places})
 
 
-def _resolve_section(trial: Mapping[str, Any]) -> dict[str, Any]:
-    data = trial.get("data")
-    return {**trial, "data": _resolve_axis("data", data)} if isinstance(data, Mapping) else dict(trial)
-
-
 def _resolve_axis(name: str, value: Any) -> Any:
     if JOIN in name:
         return {part: _resolve_axis(part, item) for part, item in value.items()}
     if name == "data.path":
         return value if value == EMBEDDED or is_uri(value) else str(Path(value).expanduser().resolve())
-    if name == "data" and "path" in value:
-        return {**value, "path": _resolve_axis("data.path", value["path"])}
+    if name == "diagnosis.bundle":
+        return None if value is None else str(Path(value).expanduser().resolve())
+    for section, key in (("data", "path"), ("diagnosis", "bundle")):
+        if name == section and isinstance(value, Mapping) and key in value:
+            return {**value, key: _resolve_axis(f"{section}.{key}", value[key])}
     return value

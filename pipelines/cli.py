@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipelines.cli_evidence import Storage, Uri, bundle, diagnose, explain, replay
 from trainables.errors import ConfigError, Epoch14Error, complaint
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-LOGS = "CSV, JSON lines, JSON, Parquet, TensorBoard event files or their folder; or an MLflow run."
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 Preset = Annotated[str, typer.Argument(metavar="PRESET_OR_YAML", help="A preset's name or the path of a YAML file.")]
@@ -41,8 +41,6 @@ Faults = Annotated[
 ]
 Local = Annotated[bool, typer.Option("--local", help="Everything in this process, for a debugger.")]
 Address = Annotated[str | None, typer.Option(metavar="ADDRESS", help="A running Ray to join, or auto.")]
-Storage = Annotated[str, typer.Option(metavar="FOLDER", help="The sweep's storage folder.")]
-Uri = Annotated[str | None, typer.Option(metavar="URI", help="MLflow tracking URI, if not the storage folder's own.")]
 
 
 @app.command()
@@ -122,66 +120,8 @@ def ui(
     open_ui(uri or default_tracking_uri(storage), port)
 
 
-@app.command()
-def explain(
-    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's name or id, as the sweep's table shows it.")],
-    *,
-    storage: Storage = "outputs",
-    uri: Uri = None,
-) -> None:
-    """Print why a trial went wrong, and the evidence."""
-    from rich.console import Console
-
-    from infra.tracking import default_tracking_uri
-    from pipelines.explain import explain as explain_trial
-
-    explain_trial(trial, uri or default_tracking_uri(storage), Console())
-
-
-@app.command()
-def diagnose(
-    log: Annotated[str, typer.Argument(metavar="PATH_OR_RUN", help=LOGS)],
-    *,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a run, a line each.")] = False,
-    num_classes: Annotated[
-        int | None, typer.Option(metavar="N", min=2, help="Number of classes, which gives the loss of guessing.")
-    ] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option("--column", metavar="NAME=COLUMN", help="What a column is, as loss=my_loss; repeatable."),
-    ] = None,
-    storage: Storage = "outputs",
-    uri: Uri = None,
-) -> None:
-    """Read the log of any training: a timeline of symptoms, candidate causes, and what the log can't tell."""
-    from rich.console import Console
-
-    from infra.tracking import default_tracking_uri
-    from pipelines.diagnose import diagnose as diagnose_runs
-    from pipelines.diagnose import print_findings, print_json
-
-    findings = diagnose_runs(
-        log, uri=uri or default_tracking_uri(storage), num_classes=num_classes, columns=columns or ()
-    )
-    if as_json:
-        print_json(findings, sys.stdout)
-    else:
-        print_findings(findings, Console())
-
-
-@app.command()
-def replay(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that diagnosis.bundle made.")],
-    *,
-    data: Annotated[str | None, typer.Option(metavar="DATA", help="Where the images lie, if elsewhere.")] = None,
-) -> None:
-    """Repeat a diagnosis from its bundle; exit code 1 where it comes out otherwise."""
-    from rich.console import Console
-
-    from pipelines.replay import repeat
-
-    if not repeat(bundle, data, Console(), lambda line: typer.echo(line, err=True)):
-        raise typer.Exit(1)
+for evidence in (explain, diagnose, bundle, replay):
+    app.command()(evidence)
 
 
 @app.command()

@@ -134,10 +134,12 @@ def _fit(plan: _Plan, cluster: Cluster, write: Callable[[str], None]) -> SweepRe
     from infra.ray_events import Outcomes
     from infra.ray_tune import fit
     from infra.tracking_callback import TrialTracker
+    from infra.tracking_runs import CHECKPOINTS, TRIAL_ID
 
     config, folder = plan.config, plan.folder
     uri, experiment = config.tracking_uri, config.tracking.experiment
     tags = {f"epoch14.data_{severity}s": str(count) for severity, count in plan.findings.items()}
+    tags[CHECKPOINTS] = plan.checkpoints(TRIAL_ID)
     tracker = TrialTracker(uri, experiment, config.name, config.model_dump(mode="json"), tags=tags)
     outcomes = Outcomes(
         Progress(

@@ -73,7 +73,8 @@ def test_surface_is_frozen() -> None:
         "diagnose": ["log", "--json", "--num-classes", "--column", "--storage", "--uri"],
         "doctor": ["path", "--normalization", "--image-size", "--limit", "--json", "--html", "--fail-on"],
         "config": ["preset", "--set"],
-        "replay": ["bundle", "--data"],
+        "bundle": ["trial", "out", "--rerun", "--storage", "--uri"],
+        "replay": ["folder", "--data"],
         "submit": ["preset", "--address", "--set"],
         "shard": ["source", "target", "--seed", "--shard-size", "--reencode", "--threads", "--verify"],
     }
