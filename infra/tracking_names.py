@@ -29,10 +29,15 @@ def full_config(base: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, 
         return merged
 
 
+def param_key(key: str) -> str:
+    """`key` as MLflow takes it: axes that change together have a + between their names, which it refuses."""
+    return FORBIDDEN_IN_KEY.sub("_", key)
+
+
 def run_params(config: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, str]:
     """Dotted params, those that the space changes first: MLflow's UI shows them in that order."""
-    flat = {FORBIDDEN_IN_KEY.sub("_", key): _text(value) for key, value in flatten(config)}
-    changed = [FORBIDDEN_IN_KEY.sub("_", key) for key, _ in flatten(point)]
+    flat = {param_key(key): _text(value) for key, value in flatten(config)}
+    changed = [param_key(key) for key, _ in flatten(point)]
     first = {key: flat[key] for key in changed if key in flat}
     return first | {key: value for key, value in flat.items() if key not in first}
 

@@ -19,7 +19,7 @@ import yaml
 
 from infra.explanation import event_markdown, remedy_text, to_figure, to_markdown
 from infra.tracking import open_client, sqlite_file
-from infra.tracking_names import flatten
+from infra.tracking_names import flatten, param_key
 from infra.tracking_records import Record, Report, Siblings, SweepEnd, SweepStart, TrialEnd, TrialStart
 from infra.tracking_values import (
     MAX_METRICS,
@@ -100,7 +100,7 @@ class RunRecorder:
             self.parent_run_id = self._create_run(self._sweep, {"epoch14.kind": "sweep", **record.tags})
         else:
             self._client.update_run(self.parent_run_id, status="RUNNING")
-        self._log_params(self.parent_run_id, {key: str(value) for key, value in flatten(record.params)})
+        self._log_params(self.parent_run_id, {param_key(key): str(value) for key, value in flatten(record.params)})
         self._client.log_text(self.parent_run_id, yaml.safe_dump(record.params, sort_keys=False), SWEEP_FILE)
 
     def _open_experiment(self, name: str) -> str:

@@ -81,6 +81,16 @@ def test_images_that_do_not_decode_are_counted_and_listed(store: Store, tmp_path
     assert store.artifact(child, "quarantined.txt", tmp_path) == b"/data/train/cat/1.jpg\n/data/val/dog/2.jpg\n"
 
 
+def test_axes_that_change_together_are_recorded(store: Store) -> None:
+    """MLflow takes no + in a name of a param; the sweep begins all the same."""
+    space = {"optim.lr+seed": [{"optim.lr": 0.1, "seed": 1}]}
+    tracker = TrialTracker(store.uri, store.experiment, "joined", {"trial": {}, "space": space})
+    tracker.setup()
+    assert tracker.finish([]) is None
+    (parent,) = store.runs()
+    assert parent.data.params["space.optim.lr_seed.0.optim.lr"] == "0.1"
+
+
 def test_the_speeds_tell_data_from_step(store: Store) -> None:
     """End to end, the loader's and the step's, once a report."""
     sweep = store.sweep()
