@@ -3,8 +3,9 @@
     make bench-diagnosis ARGS="--limit 100"
 
 Results go line by line to --results; a case that is there is not run again, so an interrupted run goes on. --outcome
-trains each case on for longer, over five seeds, to tell the faults that change the outcome. --report writes the tables
-of what is there and runs nothing.
+trains each case on for longer, over five seeds, to tell the faults that change the outcome. --ranks runs a choice of
+faults on 1 and on 2 ranks, to compare the causes that are named. --report writes the tables of what is there and runs
+nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from tests.benchmarks.diagnosis.bases import Part
 from tests.benchmarks.diagnosis.cases import select
 from tests.benchmarks.diagnosis.healthy import folder_of
 from tests.benchmarks.diagnosis.jobs import base_of, row_of, run_all
+from tests.benchmarks.diagnosis.on_ranks import run_on_ranks
 from tests.benchmarks.diagnosis.report import write_report
+from tests.benchmarks.diagnosis.report_ranks import on_ranks_section
 from tests.benchmarks.diagnosis.results import append, read
 from trainables.data.index import default_cache_dir
 
@@ -40,6 +43,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--slow", action="store_true", help="float16 too, whose steps take seconds on a CPU")
     parser.add_argument("--outcome", action="store_true", help="longer, over five seeds, without diagnosis")
+    parser.add_argument("--ranks", action="store_true", help="on 1 and 2 ranks: BASE/FAULT/SEED/RANKS")
     parser.add_argument("--again", metavar="GLOB", help="run these cases again")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--cache", type=Path, default=default_cache_dir() / "bench-diagnosis")
@@ -79,18 +83,29 @@ def run(asked: argparse.Namespace, results: Path) -> None:
         print(shown(row), flush=True)
 
 
+def results_name(asked: argparse.Namespace) -> str:
+    """The file of what is asked for, each kind of rows in its own."""
+    if asked.report is not None:
+        return "results.jsonl"
+    return "ranks.jsonl" if asked.ranks else "outcome.jsonl" if asked.outcome else "results.jsonl"
+
+
 def main() -> int:
     """Run, or report."""
     asked = arguments()
-    results = asked.results or asked.cache / ("outcome.jsonl" if asked.outcome else "results.jsonl")
+    results = asked.results or asked.cache / results_name(asked)
     if asked.report is not None:
-        asked.report.write_text(write_report(read(results), read(results.with_name("outcome.jsonl"))))
+        outcomes, ranked = (read(results.with_name(f"{name}.jsonl")) for name in ("outcome", "ranks"))
+        asked.report.write_text(write_report(read(results), outcomes) + on_ranks_section(ranked))
         return 0
     # A process reads it when torch is loaded, before any config can say so.
     os.environ["OMP_NUM_THREADS"] = "1"
     results.parent.mkdir(parents=True, exist_ok=True)
     try:
-        run(asked, results)
+        if asked.ranks:
+            run_on_ranks(results, WATCH, only=asked.only, again=asked.again or "", limit=asked.limit)
+        else:
+            run(asked, results)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)
         return 130

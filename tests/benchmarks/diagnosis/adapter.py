@@ -48,6 +48,10 @@ class Verdict:
     """Whether that is one which a run can go on with."""
     culprits: tuple[int, ...]
     """Sample ids."""
+    layer: str
+    """Name of the guilty parameter or module; empty: none was singled out."""
+    rank: int | None
+    """The guilty rank; None: none was singled out."""
     replayed_steps: int
     seconds: float
 
@@ -59,7 +63,7 @@ class Training:
         torch.set_num_threads(config.threads)
         self.config = config
         self.recipe = Recipe.build(config, index)
-        self.state = build_state(config, len(index.classes), Ranks())
+        self.state = build_state(config, len(index.classes), Ranks.current())
         self.detector = self.new_detector()
         self.ring = SnapshotRing(config.diagnosis.snapshot_every, config.diagnosis.snapshots)
         self.detectors: dict[int, dict[str, Any]] = {}
@@ -133,6 +137,8 @@ class Training:
             verified=found.remedy is not None and found.remedy.verified,
             curable=found.cure is not None,
             culprits=found.culprits.sample_ids,
+            layer=found.culprits.layer,
+            rank=found.culprits.rank,
             replayed_steps=found.replayed_steps,
             seconds=found.seconds,
         )

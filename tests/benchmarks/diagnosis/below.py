@@ -193,6 +193,6 @@ BELOW_THE_SEAM = (
     optimizer("optimizer-moments-x1e3", scale_moments(1e3), "silent_corruption", "optimizer_state_lost", why=LIVE),
     optimizer("optimizer-steps-twice", step_twice, "double_step"),
     optimizer("optimizer-keeps-gradients", keep_gradients, "missing_zero_grad"),
-    Variant("memory-flip-stem", "memory", ("silent_corruption",), edit=flip("conv1.weight", 30)),
-    Variant("memory-flip-fc", "memory", ("silent_corruption",), edit=flip("fc.weight", 30)),
+    Variant("memory-flip-stem", "memory", ("silent_corruption",), edit=flip("conv1.weight", 30), layer="conv1.weight"),
+    Variant("memory-flip-fc", "memory", ("silent_corruption",), edit=flip("fc.weight", 30), layer="fc.weight"),
 )  # fmt: skip

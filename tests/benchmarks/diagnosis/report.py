@@ -18,6 +18,7 @@ from tests.benchmarks.diagnosis.scoring import (
     non_finite,
     right_cause,
     right_group,
+    right_layer,
 )
 from tests.benchmarks.diagnosis.statistics import brier_skill, interval, reliability
 from tests.benchmarks.diagnosis.variant import BELOW
@@ -117,7 +118,8 @@ def diagnosis(verdicts: Sequence[Row]) -> list[str]:
         return table(head, lines)
     steps, seconds = ([row["verdict"][key] for row in verdicts] for key in ("replayed_steps", "seconds"))
     cost = f"Cost of a diagnosis: median {median(steps):.0f} replayed steps, {median(seconds):.1f} s; "
-    return [*table(head, lines), "", f"{cost}most {max(steps)} steps, {max(seconds):.1f} s.", "", culprits(verdicts)]
+    cost += f"most {max(steps)} steps, {max(seconds):.1f} s."
+    return [*table(head, lines), "", cost, "", culprits(verdicts), "", layers(verdicts)]
 
 
 def diagnosis_line(name: str, rows: Sequence[Row]) -> list[object]:
@@ -153,6 +155,12 @@ def culprits(verdicts: Sequence[Row]) -> str:
     hit, named, bad = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0, 0)
     precision, recall = (f"{hit / of:.2f}" if of else "-" for of in (named, bad))
     return f"Culprits, of {len(rows)} verdicts that name samples: precision {precision}, recall {recall}."
+
+
+def layers(verdicts: Sequence[Row]) -> str:
+    """Share of the right parameter where the fault hit one, of rows that recorded what was named."""
+    rows = [row for row in verdicts if row.get("layer") and "layer" in row["verdict"]]
+    return f"Layers, of the faults that hit one parameter: right {share([right_layer(row) for row in rows])}."
 
 
 def calibration(verdicts: Sequence[Row]) -> list[str]:

@@ -29,19 +29,7 @@ def run_case(case: Case, cache: Path, watch: int, *, diagnosing: bool = True) ->
     The row says what was injected, what was seen and what it was taken for.
     """
     started = time.monotonic()
-    row = {
-        "case": case.name,
-        "base": case.base.name,
-        "part": case.base.part,
-        "fault": case.variant.name,
-        "where": case.variant.where,
-        "seed": case.seed,
-        "onset": case.onset,
-        "right": list(case.variant.causes),
-        "in_evaluation": case.variant.in_evaluation,
-        "watch": watch,
-        "healthy_top1": healthy_top1(case.base, case.seed, cache, watch),
-    }
+    row = injected(case, watch) | {"healthy_top1": healthy_top1(case.base, case.seed, cache, watch)}
     config = TrialConfig.parse(case.values())
     with data_of(case, config) as index:
         try:
@@ -51,18 +39,46 @@ def run_case(case: Case, cache: Path, watch: int, *, diagnosing: bool = True) ->
     return row | {"total_seconds": round(time.monotonic() - started, 2)}
 
 
-def follow(case: Case, run: Training, cache: Path, watch: int, *, diagnosing: bool) -> dict[str, Any]:
-    """What comes of the run."""
-    if not case.variant.from_start:
-        run.restore(folder_of(case.base, case.seed, cache))
+def injected(case: Case, watch: int) -> dict[str, Any]:
+    """What the row says of the fault."""
+    variant = case.variant
+    return {
+        "case": case.name,
+        "base": case.base.name,
+        "part": case.base.part,
+        "fault": variant.name,
+        "where": variant.where,
+        "seed": case.seed,
+        "onset": case.onset,
+        "right": list(variant.causes),
+        "layer": variant.layer,
+        "rank": variant.rank,
+        "in_evaluation": variant.in_evaluation,
+        "watch": watch,
+    }
+
+
+def inject(case: Case, run: Training) -> None:
+    """Do to the run, which is at the onset, what is not in its config or data."""
     if case.variant.swaps is not None:
         run.swap(case.variant.swaps(run.recipe, case.onset))
     if case.variant.edit is not None:
         case.variant.edit(run.state)
+
+
+def last_step(case: Case, run: Training, watch: int) -> int:
+    """Up to which step the case is followed."""
     stop = case.base.onset + watch
-    if case.variant.patient:
-        # Half of the steps, a warm-up before them, and a history to be sure by.
-        stop = max(stop, run.config.max_steps * 3 // 4)
+    # Half of the steps, a warm-up before them, and a history to be sure by.
+    return max(stop, run.config.max_steps * 3 // 4) if case.variant.patient else stop
+
+
+def follow(case: Case, run: Training, cache: Path, watch: int, *, diagnosing: bool) -> dict[str, Any]:
+    """What comes of the run."""
+    if not case.variant.from_start:
+        run.restore(folder_of(case.base, case.seed, cache))
+    inject(case, run)
+    stop = last_step(case, run, watch)
     symptom = run.train(stop)
     row: dict[str, Any] = {"symptom": None, "verdict": None}
     if symptom is not None:

@@ -72,6 +72,16 @@ def right_group(row: Row) -> bool:
     return bool(row.get("verdict")) and row["verdict"]["group"] in groups
 
 
+def right_layer(row: Row) -> bool:
+    """The verdict names the parameter that the fault hit."""
+    return bool(row["verdict"]["layer"] == row["layer"])
+
+
+def right_rank(row: Row) -> bool:
+    """The verdict names the rank that the fault acted on."""
+    return bool(row["verdict"]["rank"] == row["rank"])
+
+
 def abstained(row: Row) -> bool:
     """An honest 'unexplained'."""
     return cause_of(row) == UNEXPLAINED

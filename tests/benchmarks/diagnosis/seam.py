@@ -18,6 +18,12 @@ def unseen(name: str, fault: str, *causes: str, fits: Fits = anywhere, why: str 
     return Variant(name, "seam", causes, why, fits=fits, in_evaluation=True, faults=((fault, params),))
 
 
+def flipped(name: str, parameter: str) -> Variant:
+    """A bit of one parameter, on rank 0."""
+    faults = (("bit_flip", {"parameter": parameter}),)
+    return Variant(name, "seam", ("silent_corruption",), layer=parameter, rank=0, faults=faults)
+
+
 def sgd_batch_normed(config: TrialConfig) -> bool:
     """Batch norm under an optimizer that follows the gradient's size."""
     return batch_normed(config) and with_sgd(config)
@@ -60,8 +66,8 @@ SEAM = (
     Variant("fp16-underflow", "seam", ("fp16_underflow",), slow=True,
             faults=(("half_precision", {"loss_scale": 1e-7}),)),
     seam("unstable-loss", "unstable_loss", "loss_numerics"),
-    seam("bit-flip-stem", "bit_flip", "silent_corruption", parameter="conv1.weight"),
-    seam("bit-flip-fc", "bit_flip", "silent_corruption", parameter="fc.weight"),
+    flipped("bit-flip-stem", "conv1.weight"),
+    flipped("bit-flip-fc", "fc.weight"),
     seam("no-zero-grad", "missing_zero_grad", "missing_zero_grad"),
     seam("double-step", "double_step", "double_step"),
     seam("unscaled-8", "accumulation_unscaled", "accumulation_unscaled", fits=with_sgd, parts=8),

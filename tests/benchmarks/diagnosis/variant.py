@@ -79,6 +79,10 @@ class Variant:
     """What is done to the index in memory."""
     edit: Edit | None = None
     """What is done to the live state when the fault starts; no replay brings it back, but what it hangs on modules."""
+    layer: str = ""
+    """The one parameter that it changes at first; empty: there is no such one."""
+    rank: int | None = None
+    """The one rank that it acts on; None: on all alike."""
 
 
 @dataclass(frozen=True)
