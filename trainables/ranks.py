@@ -41,10 +41,10 @@ class Ranks:
             dist.all_reduce(values, op=dist.ReduceOp.SUM)
         return values
 
-    def broadcast(self, values: Tensor) -> Tensor:
-        """Rank 0's `values` on every rank; in place."""
+    def broadcast(self, values: Tensor, source: int = 0) -> Tensor:
+        """Rank `source`'s `values` on every rank; in place."""
         if self.world_size > 1:
-            dist.broadcast(values, src=0)
+            dist.broadcast(values, src=source)
         return values
 
     def broadcast_json(self, value: Any) -> Any:

@@ -22,6 +22,7 @@ from trainables.diagnosis.causes import group_of
 from trainables.diagnosis.confidence import confidence_of
 from trainables.diagnosis.evaluation_case import EvaluationCase, Reference, scored_ids
 from trainables.diagnosis.evaluation_naming import Named, name_evaluation_cause
+from trainables.diagnosis.evaluation_ranks import diagnose_ranks
 from trainables.diagnosis.evaluation_references import (
     build_evaluation_references,
     confused_reference,
@@ -114,7 +115,10 @@ def diagnose_evaluation(
 
 
 def examine(case: EvaluationCase, snapshots: SnapshotRing) -> Diagnosis:
-    """Controls, then one swap an ingredient; labels by confusion where nothing else is foreign."""
+    """Ranks that differ; else controls, then one swap an ingredient; labels by confusion where all else is sound."""
+    of_one_rank = diagnose_ranks(case, snapshots)
+    if of_one_rank is not None:
+        return of_one_rank
     references = build_evaluation_references(case)
     scores, controls, outcome = run_controls(case, references)
     if not outcome:

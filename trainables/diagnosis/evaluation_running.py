@@ -164,10 +164,13 @@ def largest_change(own: Statistics, recalibrated: Statistics) -> str:
     """The layer whose running variance is furthest from the recalibrated one."""
     furthest, text = -1.0, ""
     for name in (name for name in own.buffers if name.endswith("running_var")):
-        layer, variance = name.removesuffix(".running_var"), own.buffers[name].double()
+        layer = name.removesuffix(".running_var")
+        variance, sound = own.buffers[name].double(), recalibrated.buffers[name].double()
         if not bool(torch.isfinite(variance).all()):
             return f"the running variance of {layer} is not finite"
-        ratios = variance.clamp_min(1e-30) / recalibrated.buffers[name].double().clamp_min(1e-30)
+        if not bool(torch.isfinite(sound).all()):
+            return f"the recalibrated variance of {layer} is not finite"
+        ratios = variance.clamp_min(1e-30) / sound.clamp_min(1e-30)
         ratio = float(ratios[ratios.log().abs().argmax()])
         if abs(math.log(ratio)) > furthest:
             furthest, text = (
