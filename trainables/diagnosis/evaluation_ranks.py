@@ -34,7 +34,7 @@ def diagnose_ranks(case: EvaluationCase, snapshots: SnapshotRing) -> Diagnosis |
         return None
     guilty = furthest_rank(case, snapshots.before(case.before.step, margin=0))
     sound = 0 if guilty else 1
-    as_run = case.score("as run", [])
+    as_run, repeated = case.score("as run", []), case.score("as run, again", [])
     named = share_weights_of(case, sound, guilty)
     statistics, others = (counted(case, draw) for draw in range(2))
     healed, again = (score_with(case, s, f"weights of rank {sound}") for s in (statistics, others))
@@ -47,10 +47,12 @@ def diagnose_ranks(case: EvaluationCase, snapshots: SnapshotRing) -> Diagnosis |
     row = SwapResult("rank_state", swap, without, answers[0], with_it, answers[1], named.evidence, "declared")
     if not (row.is_cause and case.thresholds.is_present(exact) and case.severity.has_learned(healed)):
         return None
-    return verdict(case, named, row, exact)
+    # nan is not itself, but here it is.
+    same = repr(as_run) == repr(repeated)
+    return verdict(case, named, row, Controls(exact, same, case.before.step, horizon=0)) if same else None
 
 
-def verdict(case: EvaluationCase, named: NamedCause, row: SwapResult, exact: float) -> Diagnosis:
+def verdict(case: EvaluationCase, named: NamedCause, row: SwapResult, controls: Controls) -> Diagnosis:
     """What is reported of it."""
     return Diagnosis(
         symptom=case.symptom,
@@ -61,7 +63,7 @@ def verdict(case: EvaluationCase, named: NamedCause, row: SwapResult, exact: flo
         summary=f"{case.symptom.kind} at step {case.symptom.onset}: {named.name} ({named.evidence}). With {row.swap} "
         "the gap is gone, and with the other's it is there.",
         table=[row],
-        controls=Controls(exact, exact_bits_equal=True, snapshot_step=case.before.step, horizon=0),
+        controls=controls,
         culprits=named.culprits,
     )
 
