@@ -46,6 +46,8 @@ def cure_of(case: Case, reference: Reference, rate: RateReference | None) -> Int
             return Intervention("larger_batch", {"size": size}, start)
         case "samples":
             return cure_of_samples(case)
+        case "step_code" if reference.standing == "usual":
+            return None
         case _:
             kind = PLAIN.get(reference.ingredient)
             return Intervention(kind, start=start) if kind else None

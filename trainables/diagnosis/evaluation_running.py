@@ -71,7 +71,24 @@ def name_running_statistics(
         return Cause(NamedCause("bn_frozen", "the running statistics are still those that the model started with"))
     if is_rounded(case.own):
         return Cause(NamedCause("bn_low_precision", "every running statistic is a bfloat16 number"))
-    return Cause(NamedCause("bn_stats_corrupt", largest_change(case.own, recalibrated)))
+    changed = NamedCause("bn_stats_corrupt", largest_change(case.own, recalibrated))
+    if snapshot is None or not case.thresholds.is_present(replay_statistics(case, snapshot, [], others, expected)):
+        return Cause(changed)
+    return name_lag(case, snapshot, others, expected)
+
+
+def name_lag(case: EvaluationCase, snapshot: Snapshot, others: Sequence[Reference], expected: Score) -> Cause:
+    """Statistics that were right fall behind the weights again in a replay: shrinking weights, else the momentum."""
+    run, declared = case.trained.optim.weight_decay, case.config.optim.weight_decay
+    value = declared if run != declared else 0.0
+    less = Swap(f"weight decay {value:g}", lambda i: replace(i, optim=replace(i.optim, weight_decay=value)))
+    if run > value:
+        cured = replay_statistics(case, snapshot, [less], others, expected)
+        if case.thresholds.is_absent(cured):
+            text = f"weight decay {run:g} shrinks the weights faster than the statistics follow; {value:g} heals it"
+            return Cause(NamedCause("weight_decay", text), cured)
+    text = f"recalibrated at step {snapshot.step}, the statistics lag behind the weights again by {case.before.step}"
+    return Cause(NamedCause("bn_momentum", text))
 
 
 def find_edit(case: EvaluationCase) -> NamedCause | None:
