@@ -21,7 +21,7 @@ LEARNED = 0.2
 """Skill from which a run can have lost it."""
 LOST = 0.25
 """Share of the training steps' skill that even an overfitted model keeps on val/."""
-FELL = 0.7
+FELL = 0.6
 """Share of its own best skill that val/ keeps while training is as good as then."""
 GAP_NOISE = 0.025
 """Noise unit of a skill: `LEARNED` lost but for `LOST` of it scores 6."""
@@ -105,12 +105,13 @@ def judge(memory: Memory, past: Evaluations, evaluation: EvaluationSignals) -> J
     if math.isnan(train_top1):
         shown.append(sure_skill(train_loss, memory.chance))
     expected = max((s for s in shown if math.isfinite(s)), default=0.0)
-    if evaluation.step < memory.config.history:
+    early = evaluation.step < 2 * memory.config.history
+    if evaluation.step < memory.config.history or (early and not math.isfinite(past.best_train_loss)):
         return Judgement(skill=skill, train_loss=train_loss)
     if math.isinf(evaluation.val_loss) or (math.isnan(evaluation.val_loss) and not math.isnan(evaluation.val_top1)):
         return Judgement(NON_FINITE_SCORE, f"val loss {evaluation.val_loss:g}")
     as_good = not train_loss > past.best_train_loss + AT_CHANCE * (memory.chance or past.best_train_loss)
-    if expected >= LEARNED and skill < LOST * expected:
+    if not early and expected >= LEARNED and skill < LOST * expected:
         why = f"val top-1 {evaluation.val_top1:.3g} and loss {evaluation.val_loss:.3g}, where training has "
         why += f"{train_top1:.3g} and {train_loss:.3g}"
         return Judgement((expected - skill) / GAP_NOISE, why, skill, train_loss)

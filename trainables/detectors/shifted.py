@@ -35,10 +35,10 @@ def shifted(memory: Memory, signals: StepSignals) -> Finding | None:
     earlier = memory.best.at(signals.learning_rate)
     if earlier is not None:
         level = max(level, earlier.level)
-    if top - level < (LEAST_RISE * memory.chance or UNKNOWN_RISE * abs(level)):
+    if top - level <= (LEAST_RISE * memory.chance or UNKNOWN_RISE * abs(level)):
         return None
     floor = NOISE_FLOOR * max(abs(level), FLOOR_LEVEL * memory.chance)
-    noise = max(step_scatter(before), floor) * MEDIAN_EFFICIENCY * math.sqrt((1 + 1 / BEFORE) / width)
+    noise = max(step_scatter(before), floor, 1e-12) * MEDIAN_EFFICIENCY * math.sqrt((1 + 1 / BEFORE) / width)
     score = (top - level) / noise
     if score < memory.config.spike_score:
         return None

@@ -89,7 +89,7 @@ def reference_control(
 def plays(case: Case, references: list[Reference], *, guessing: bool) -> Iterator[Play]:
     """First what the run did not do as declared, then practice's values, then other draws, then other rates.
 
-    These alone first: all else at reference was not enough, and the smallest set is the verdict.
+    These alone: all else at reference was not enough, and where more than the rate is needed no single cause is left.
     """
     foremost, *others = rate_candidates(case.recipe, case.stream, case.symptom, case.update_ratio)
     by_rate = [as_reference(foremost)] if foremost is not None else []
@@ -106,7 +106,6 @@ def plays(case: Case, references: list[Reference], *, guessing: bool) -> Iterato
         trusted = Play((Reference("samples", trusted_subset(case.recipe), "usual"),), None)
         alone.insert(len(alone) if any(rate.divisor < TINY for rate in rates) else 0, trusted)
     yield from alone
-    yield from (Play((as_reference(rate), *references), rate) for rate in rates)
 
 
 def as_reference(rate: RateReference) -> Reference:
