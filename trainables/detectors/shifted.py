@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from statistics import median
+from statistics import median, pstdev
 
 from trainables.baseline import FLOOR_LEVEL, MEDIAN_EFFICIENCY, NOISE_FLOOR, step_scatter
 from trainables.detectors.finding import Finding
-from trainables.detectors.memory import Memory
+from trainables.detectors.memory import AT_CHANCE, Memory
 from trainables.detectors.symptom import SymptomKind
 from trainables.step_signals import StepSignals
 
@@ -43,7 +43,9 @@ def shifted(memory: Memory, signals: StepSignals) -> Finding | None:
     if score < memory.config.spike_score:
         return None
     onset = _first_high(memory, now, (level + top) / 2.0)
-    kind: SymptomKind = "collapse" if memory.is_chance(top) else "divergence"
+    last = now[-width // 2 :]
+    at_chance = memory.is_chance(median(last)) and pstdev(last) < AT_CHANCE * memory.chance
+    kind: SymptomKind = "collapse" if at_chance else "divergence"
     detail = f"median loss {top:.3g} over {width} steps against {level:.3g} just before"
     return Finding(kind, onset, score, detail, replace(memory.baseline_before(onset), level=level, noise=noise))
 

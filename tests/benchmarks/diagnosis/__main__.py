@@ -41,6 +41,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="*", help="glob of BASE/FAULT/SEED")
     parser.add_argument("--limit", type=int, help="at most so many new cases; each beginning is a broad cut")
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--controls", action="store_true", help="the negative controls alone")
     parser.add_argument("--slow", action="store_true", help="float16 too, whose steps take seconds on a CPU")
     parser.add_argument("--outcome", action="store_true", help="longer, over five seeds, without diagnosis")
     parser.add_argument("--ranks", action="store_true", help="on 1 and 2 ranks: BASE/FAULT/SEED/RANKS")
@@ -68,6 +69,7 @@ def run(asked: argparse.Namespace, results: Path) -> None:
     parts: tuple[Part, ...] = ("tune", "report") if asked.part == "both" else (asked.part,)
     known = {row["case"] for row in read(results) if not (asked.again and fnmatch(row["case"], asked.again))}
     cases = [case for case in select(parts, seeds, only=asked.only) if asked.slow or not case.variant.slow]
+    cases = [case for case in cases if case.variant.where == "control" or not asked.controls]
     missing = [case for case in cases if case.name not in known][: asked.limit]
     print(f"{len(missing)} cases to run of {len(cases)}; results: {results}", file=sys.stderr)
     first = {(case.base.name, case.seed): case.name for case in missing}
