@@ -26,6 +26,8 @@ class TrialOutcome:
     status: TrialStatus = "interrupted"
     row: dict[str, Any] = field(default_factory=dict)
     """The last reported row, without its history."""
+    diagnoses: list[dict[str, Any]] = field(default_factory=list)
+    """Of the events that the run went on after, as JSON has them; the one that stopped it is in `row`."""
     error: str = ""
     """One line; empty unless failed."""
 
@@ -59,6 +61,9 @@ class Outcomes(Callback):
         del iteration, trials, info
         outcome = self._of(trial)
         outcome.row = {key: value for key, value in result.items() if key not in ("history", "config")}
+        event = result.get("event")
+        if event and event["diagnosis"]:
+            outcome.diagnoses.append(event["diagnosis"])
         if self._listener:
             self._listener.trial_reported(outcome)
 

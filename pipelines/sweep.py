@@ -195,15 +195,19 @@ def trial_name(config: SweepConfig, point: Mapping[str, Any]) -> str:
 
 
 def _siblings(config: SweepConfig, outcomes: Sequence[TrialOutcome]) -> dict[str, str]:
-    """Trial id -> what the other trials' events say about its own."""
+    """Trial id -> what the other trials' events say about its own, a sentence an event."""
     from infra.siblings import compare_events, event_of
 
     events = [
-        event_of(outcome.trial_id, full_config(config.trial, outcome.point), outcome.row["diagnosis"])
+        event_of(outcome.trial_id, full_config(config.trial, outcome.point), diagnosis)
         for outcome in outcomes
-        if outcome.row.get("diagnosis")
+        for diagnosis in (*outcome.diagnoses, outcome.row.get("diagnosis"))
+        if diagnosis
     ]
-    return {evidence.run: evidence.text for evidence in compare_events(events)}
+    texts: dict[str, list[str]] = {}
+    for evidence in compare_events(events):
+        texts.setdefault(evidence.run, []).append(evidence.text)
+    return {run: "; ".join(dict.fromkeys(found)) for run, found in texts.items()}
 
 
 def _row(config: SweepConfig, outcome: TrialOutcome, siblings: str) -> TrialRow:
