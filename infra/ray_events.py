@@ -26,10 +26,10 @@ class TrialOutcome:
     status: TrialStatus = "interrupted"
     row: dict[str, Any] = field(default_factory=dict)
     """The last reported row, without its history."""
-    diagnoses: list[dict[str, Any]] = field(default_factory=list)
-    """Of the events that the run went on after, as JSON has them; the one that stopped it is in `row`."""
     error: str = ""
     """One line; empty unless failed."""
+    diagnoses: list[dict[str, Any]] = field(default_factory=list)
+    """Of the events that the run went on after, as JSON has them; the one that stopped it is in `row`."""
 
 
 class Listener(Protocol):

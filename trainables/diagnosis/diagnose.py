@@ -171,7 +171,7 @@ def not_back(case: Case, exact: Replay, controls: Controls, recorded: dict[int, 
         symptom=case.symptom,
         epoch=case.recipe.sampler.epoch(case.symptom.onset),
         cause=named.name,
-        group="numerics",
+        group=group_of(named.name, "state"),
         confidence=round(confidence_of(2, 2, "declared"), 3),
         summary=f"{case.symptom.kind} at step {case.symptom.onset}: {named.name} ({named.evidence}). Two exact replays "
         "agree with each other and do not bring the event back: the device is the suspect.",
