@@ -47,8 +47,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "numerics": ("fp16_overflow", "fp16_underflow", "silent_corruption", "loss_numerics"),
     "code": ("missing_zero_grad", "double_step", "accumulation_unscaled", "rank_desync", "metric_bug"),
 }
-"""Group -> its causes. `lr_too_high` stands for `edge_of_stability` and `lr_not_scaled` too: no probe parts the first two,
-and a rate that is 30 times too high heals with 16 times the batch just as one that was not scaled with it."""
+"""Group -> its causes. `lr_too_high` stands for `edge_of_stability` and `lr_not_scaled` too: no probe parts them. A
+rate that is 30 times too high heals with 16 times the batch, just as one that was not scaled with it."""
 
 GROUP_OF_INGREDIENT: Mapping[Ingredient, str] = {
     "learning_rate": "learning_rate",
