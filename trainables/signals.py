@@ -40,6 +40,8 @@ class StepRecord:
     """Sums over the global batch: `batch_sums`."""
     after: Tensor
     """Gradient norm, bad (0 or 1), overflowed (0 or 1), loss scale (nan: none), `MEASURED` (nan: not measured)."""
+    mixed: bool = False
+    """Whether its images were mixed."""
 
 
 def batch_sums(losses: Tensor, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
@@ -90,6 +92,7 @@ def _signals(record: StepRecord, row: list[float]) -> StepSignals:
         input_std=std,
         applied=not bad,
         overflowed=bool(overflowed),
+        mixed=record.mixed,
         notice=notices > 0,
         **{name: one_nan(value) for name, value in zip(MEASURED, measured, strict=True)},
     )

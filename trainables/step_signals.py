@@ -50,6 +50,8 @@ class StepSignals:
     """False: the gradient or the loss was not finite, and the step changed nothing."""
     overflowed: bool = False
     """True: only the fp16 loss scale was too large, which is halved; no fault of the run."""
+    mixed: bool = False
+    """True: images of the batch were mixed, so that the loss has another meaning."""
     notice: bool = False
     """Some rank was told to stop."""
 

@@ -74,6 +74,7 @@ class Detector:
             return self._symptom(signals.step, Finding("non_finite", signals.step, NON_FINITE_SCORE, detail))
         if signals.step in self.scheduled_changes:
             self.memory.start_anew(())
+            self.evaluations = Evaluations()
         self.warmup.observe(signals)
         self.memory.observe(signals)
         findings = (rule(self.memory, signals) for rule in RULES)

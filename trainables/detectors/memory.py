@@ -39,6 +39,8 @@ class Memory:
     """The steps of `losses`."""
     best: BestStretches = field(default_factory=BestStretches)
     """What a drift is measured against."""
+    mixed_since: int | None = None
+    """The first step whose images were mixed."""
 
     def __post_init__(self) -> None:
         self.accepted = deque(maxlen=self.config.history)
@@ -48,7 +50,10 @@ class Memory:
         self.steps = deque(maxlen=2 * self.config.erratic_window)
 
     def observe(self, signals: StepSignals) -> None:
-        """Take a finite step."""
+        """Take a finite step; the first one of mixed images gives losses another meaning."""
+        if signals.mixed and self.mixed_since is None:
+            self.mixed_since = signals.step
+            self.best = BestStretches()
         self.losses.append(signals.loss)
         self.steps.append(signals.step)
         self.recent.append(signals)
@@ -117,6 +122,7 @@ class Memory:
             "losses": list(self.losses),
             "steps": list(self.steps),
             "best": self.best.state_dict(),
+            "mixed_since": self.mixed_since,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -129,3 +135,4 @@ class Memory:
         self.losses.extend(state["losses"])
         self.steps.extend(state["steps"])
         self.best.load_state_dict(state["best"])
+        self.mixed_since = state["mixed_since"]

@@ -25,10 +25,13 @@ UNKNOWN_RISE = 0.3
 
 
 def shifted(memory: Memory, signals: StepSignals) -> Finding | None:
-    """The median of `min_history` steps above that of twice as many before, by the noise of the difference."""
+    """The median of `min_history` steps above that of twice as many before, by the noise of the difference.
+
+    Windows in which mixing began are not compared.
+    """
     width = memory.config.min_history
     losses = memory.last((1 + BEFORE) * width)
-    if len(losses) < (1 + BEFORE) * width:
+    if len(losses) < (1 + BEFORE) * width or memory.step_before(len(losses)) < (memory.mixed_since or 0):
         return None
     before, now = losses[:-width], losses[-width:]
     level, top = median(before), median(now)

@@ -50,6 +50,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 """Group -> its causes. `lr_too_high` stands for `edge_of_stability` and `lr_not_scaled` too: no probe parts them. A
 rate that is 30 times too high heals with 16 times the batch, just as one that was not scaled with it."""
 
+GROUP_OF: Mapping[str, str] = {cause: group for group, causes in GROUPS.items() for cause in causes}
+"""Cause -> its group."""
 GROUP_OF_INGREDIENT: Mapping[Ingredient, str] = {
     "learning_rate": "learning_rate",
     "weight_decay": "learning_rate",
@@ -75,4 +77,4 @@ GROUP_OF_INGREDIENT: Mapping[Ingredient, str] = {
 
 def group_of(cause: str, ingredient: Ingredient) -> str:
     """The group of a cause; that of the guilty ingredient where the catalogue doesn't have the cause."""
-    return next((group for group, causes in GROUPS.items() if cause in causes), GROUP_OF_INGREDIENT[ingredient])
+    return GROUP_OF.get(cause, GROUP_OF_INGREDIENT[ingredient])

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trainables.diagnosis.causes import GROUP_OF
+
 CAP = 0.75
 """Most confidence that a log alone can give."""
 SPECIFIC = 0.6
@@ -16,30 +18,6 @@ LATER = 0.8
 """Weight of what speaks for a cause at a later event, which the first one may have brought about."""
 UNEXPLAINED = "unexplained"
 
-GROUPS: Mapping[str, str] = {
-    "lr_too_high": "learning_rate",
-    "warmup_missing": "learning_rate",
-    "lr_jump": "learning_rate",
-    "lr_too_low": "learning_rate",
-    "edge_of_stability": "learning_rate",
-    "optimizer_state_lost": "learning_rate",
-    "bn_small_batch": "normalization",
-    "bn_stats_corrupt": "normalization",
-    "bn_low_precision": "normalization",
-    "norm_eps": "normalization",
-    "poisoned_batch": "data",
-    "outlier_samples": "data",
-    "label_shuffle": "data",
-    "non_finite_input": "preprocessing",
-    "wrong_mean_std": "preprocessing",
-    "channel_swap": "preprocessing",
-    "scale_255": "preprocessing",
-    "train_eval_mismatch": "preprocessing",
-    "fp16_overflow": "numerics",
-    "loss_numerics": "numerics",
-    "missing_zero_grad": "code",
-    "metric_bug": "code",
-}
 REPLAYS: Mapping[str, str] = {
     "lr_too_high": "the same batches at a quarter of the rate",
     "warmup_missing": "the same start with the peak reached by a warm-up",
@@ -79,7 +57,7 @@ class Candidate:
     @property
     def group(self) -> str:
         """The catalogue's group of the cause."""
-        return GROUPS[self.cause]
+        return GROUP_OF[self.cause]
 
     @property
     def replay(self) -> str:
