@@ -27,7 +27,7 @@ UNKNOWN_RISE = 0.3
 def shifted(memory: Memory, signals: StepSignals) -> Finding | None:
     """The median of `min_history` steps above that of twice as many before, by the noise of the difference.
 
-    Windows in which mixing began are not compared.
+    Windows in which mixing began are not compared, and a run that is still at chance has no level to rise from.
     """
     width = memory.config.min_history
     losses = memory.last((1 + BEFORE) * width)
@@ -38,6 +38,8 @@ def shifted(memory: Memory, signals: StepSignals) -> Finding | None:
     earlier = memory.best.at(signals.learning_rate)
     if earlier is not None:
         level = max(level, earlier.level)
+    if memory.chance and level > (1.0 - AT_CHANCE) * memory.chance:
+        return None
     if top - level <= (LEAST_RISE * memory.chance or UNKNOWN_RISE * abs(level)):
         return None
     floor = NOISE_FLOOR * max(abs(level), FLOOR_LEVEL * memory.chance)

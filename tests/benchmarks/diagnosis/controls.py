@@ -29,9 +29,9 @@ def lower_rate(base: Base, _config: TrialConfig) -> Values:
 
 
 def larger_images(base: Base, config: TrialConfig) -> Values:
-    """From the onset on images are half as large again; up to it, the base's run."""
+    """From the onset on images are half as large again, in evaluation too; up to it, the base's run."""
     side = config.data.image_size
-    growth = {"start_size": side, "image_size": side * 3 // 2, "eval_size": side, "size_multiple": 8}
+    growth = {"start_size": side, "image_size": side * 3 // 2, "eval_size": side * 3 // 2, "size_multiple": 8}
     return {"data": {**growth, "grow_steps": [base.onset, base.onset + 1]}}
 
 
