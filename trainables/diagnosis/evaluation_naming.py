@@ -10,7 +10,7 @@ import numpy as np
 
 from trainables.diagnosis.evaluation_case import EvaluationCase, Reference
 from trainables.diagnosis.evaluation_references import Paths, compare_paths, evaluated_eps, trained_eps
-from trainables.diagnosis.evaluation_running import USUAL, is_foreign, name_running_statistics
+from trainables.diagnosis.evaluation_running import USUAL, is_foreign, name_running_statistics, sound_decay
 from trainables.diagnosis.evaluation_severity import Score
 from trainables.diagnosis.naming.named import NamedCause
 from trainables.diagnosis.naming.pixels import Pixels, name_pixels
@@ -61,6 +61,10 @@ def name_statistics(
     cause = name_running_statistics(case, snapshots, others, guilty.statistics, expected)
     if cause.cured is None:
         return Named(cause.named, f"recalibrate: {guilty.swap.name}")
+    if cause.named.name == "weight_decay":
+        decay = sound_decay(case)
+        change = {"optim.weight_decay": decay} if decay != case.config.optim.weight_decay else {}
+        return Named(cause.named, f"train with a weight decay of {decay:g}", change, cause.cured)
     declared = is_foreign(case, case.config.model.bn_momentum)
     change = {"model.bn_momentum": USUAL.momentum} if declared else {}
     return Named(cause.named, f"set batch norm's momentum to {USUAL.momentum:g}", change, cause.cured)

@@ -79,8 +79,7 @@ def name_running_statistics(
 
 def name_lag(case: EvaluationCase, snapshot: Snapshot, others: Sequence[Reference], expected: Score) -> Cause:
     """Statistics that were right fall behind the weights again in a replay: shrinking weights, else the momentum."""
-    run, declared = case.trained.optim.weight_decay, case.config.optim.weight_decay
-    value = declared if run != declared else 0.0
+    run, value = case.trained.optim.weight_decay, sound_decay(case)
     less = Swap(f"weight decay {value:g}", lambda i: replace(i, optim=replace(i.optim, weight_decay=value)))
     if run > value:
         cured = replay_statistics(case, snapshot, [less], others, expected)
@@ -89,6 +88,12 @@ def name_lag(case: EvaluationCase, snapshot: Snapshot, others: Sequence[Referenc
             return Cause(NamedCause("weight_decay", text), cured)
     text = f"recalibrated at step {snapshot.step}, the statistics lag behind the weights again by {case.before.step}"
     return Cause(NamedCause("bn_momentum", text))
+
+
+def sound_decay(case: EvaluationCase) -> float:
+    """The config's weight decay where the run has another one, else none."""
+    declared = case.config.optim.weight_decay
+    return declared if case.trained.optim.weight_decay != declared else 0.0
 
 
 def find_edit(case: EvaluationCase) -> NamedCause | None:

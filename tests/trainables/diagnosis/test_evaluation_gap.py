@@ -117,6 +117,9 @@ STORIES = {
         *("digits", "bn_low_precision", *NORM, built_in("low_precision_statistics"), 1),
         edit=edit_running(lambda s: s * 1e3),
     ),
+    "shrinking weights": Story(
+        *("digits", "weight_decay", "learning_rate", "running_statistics", built_in("weight_decay", value=3.0), 30)
+    ),
     "epsilon": Story("digits", "norm_eps", "normalization", "evaluation_norm", epsilon),
     "no /255 in evaluation": Story(
         *("digits", "train_eval_mismatch", "preprocessing", "evaluation_pixels"),
