@@ -81,7 +81,7 @@ def raised_rates(stream: Stream, onset: int, update_ratio: float) -> list[RateRe
     factors: Sequence[float] = RAISED
     if update_ratio > 0.0 and first > 0.0:
         factor = SOUND_RATIO / update_ratio / max(1.0, now / first)
-        factors = [float(f"{factor:.1g}"), float(f"{10.0 * factor:.1g}")] if factor > 1.0 / RISE else []
+        factors = [float(f"{factor:.1g}"), float(f"{10.0 * factor:.1g}")] if factor > RISE else []
     return [rate_divided(stream, 1.0 / factor, onset) for factor in factors]
 
 
