@@ -6,6 +6,7 @@ and their labels by what the model of the snapshot has learned.
 
 from __future__ import annotations
 
+import math
 from itertools import permutations
 
 import numpy as np
@@ -27,8 +28,10 @@ SOME = 0.05
 """Share of odd images from which they are what is wrong."""
 SHIFTED = 0.1
 """Distance of the channels' moments, in units of their std, below which the channels are where they belong."""
-UNLIKE = 0.2
-"""Accuracy that the suspects' labels lack against the trusted ones', from which the labels are wrong."""
+UNLIKE = 3.0
+"""Standard errors that the suspects' accuracy lacks against the trusted ones', from which the labels are wrong."""
+FEWER = 0.75
+"""Share of the trusted ones' accuracy up to which it counts."""
 CHUNK = 64
 """Samples that are predicted at once, and that share statistics."""
 
@@ -78,7 +81,8 @@ def name_contradicted(case: Case, ids: np.ndarray, images: Tensor, trusted: np.n
     predicted, given = predictions(case, images), truth[ids]
     usual = float((predictions(case, sound) == truth[trusted]).mean())
     right = predicted == given
-    if usual - right.mean() < UNLIKE:
+    error = math.sqrt(usual * (1.0 - usual) * (1.0 / len(ids) + 1.0 / len(trusted)))
+    if right.mean() > min(usual - UNLIKE * error, FEWER * usual):
         return NamedCause("poisoned_batch", listed("samples", ids), guilty_samples(case.recipe, ids))
     shares = np.bincount((given - predicted) % classes, minlength=classes) / len(ids)
     evidence = f"{right.mean():.0%} of their labels are what the model sees, {usual:.0%} of the samples' before"
