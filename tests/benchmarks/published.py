@@ -5,6 +5,7 @@ Windows are as published: a rule that wants a hundred losses first says nothing 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from statistics import fmean, pstdev
@@ -12,6 +13,11 @@ from statistics import fmean, pstdev
 Losses = Sequence[float]
 Rule = Callable[[Losses], Iterator[int]]
 """Losses of a run -> places of its alarms, in their order."""
+
+
+def _std(window: Losses) -> float:
+    """Standard deviation; nan where a loss is not finite, as in torch: one poisons the window."""
+    return pstdev(window) if all(map(math.isfinite, window)) else math.nan
 
 
 def llm_foundry(losses: Losses) -> Iterator[int]:
@@ -31,7 +37,7 @@ def olmo_core(losses: Losses) -> Iterator[int]:
     """Skip-step optimizer, loss only: above mean + 6 standard deviations of the last 128."""
     for i in range(128, len(losses)):
         window = losses[i - 128 : i]
-        if losses[i] > fmean(window) + 6 * pstdev(window):
+        if losses[i] > fmean(window) + 6 * _std(window):
             yield i
 
 
@@ -49,7 +55,7 @@ def llm_c(losses: Losses) -> Iterator[int]:
     """Outlier detector: z-score above 6 of a window of 128 that holds the point itself."""
     for i in range(128, len(losses)):
         window = losses[i - 127 : i + 1]
-        spread = pstdev(window)
+        spread = _std(window)
         if spread > 0 and (losses[i] - fmean(window)) / spread > 6:
             yield i
 
