@@ -59,6 +59,15 @@ def test_a_fall_back_to_chance_is_a_collapse(key: int) -> None:
     assert symptom.step < START + 2 * CONFIG.min_history
 
 
+def test_a_collapse_within_the_first_steps_is_seen() -> None:
+    """The run has learned for a few steps only, and most of its history is the way down."""
+    losses = np.concatenate([np.linspace(2.6, 0.5, 24), after(0, CHANCE, 0.01)])
+    symptom = first_symptom(losses, error=0.2)
+    assert symptom is not None
+    assert symptom.kind == "collapse"
+    assert 24 <= symptom.onset <= symptom.step < 24 + CONFIG.min_history
+
+
 @pytest.mark.parametrize("scatter", [0.05, 0.3, 0.6])
 def test_a_noisy_descent_is_quiet(scatter: float) -> None:
     """No window of twenty healthy runs lies so far above the two before."""

@@ -50,7 +50,8 @@ def sudden(memory: Memory, signals: StepSignals) -> Finding | None:
 def collapsed(memory: Memory, _signals: StepSignals) -> Finding | None:
     """The last 2 * confirm losses lie at chance, after a stretch below half of it, however that scattered.
 
-    A run whose history still holds its steep descent has a noise in which half of chance is little.
+    A run whose history still holds its steep descent has a noise in which half of chance is little, and a level of long
+    ago: as many steps just before count.
     """
     width = 2 * memory.config.confirm
     last = memory.last(width)
@@ -59,6 +60,7 @@ def collapsed(memory: Memory, _signals: StepSignals) -> Finding | None:
     before = [s.loss for s in list(memory.accepted)[:-width]]
     if len(before) < memory.config.min_history:
         return None
+    before = before[-width:]
     level, unit = median(before), LEARNED * memory.chance / memory.config.spike_score
     if level > LEARNED * memory.chance or pstdev(last) > AT_CHANCE * memory.chance:
         return None
