@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from statistics import median
+from statistics import median, pstdev
 from typing import Any
 
 from trainables.baseline import Baseline, build_baseline, declared_baseline
@@ -87,6 +87,10 @@ class Memory:
     def is_chance(self, loss: float) -> bool:
         """Whether the loss is that of guessing."""
         return self.chance > 0 and abs(loss - self.chance) < AT_CHANCE * self.chance
+
+    def stands_at_chance(self, losses: Sequence[float]) -> bool:
+        """Whether a stretch of losses lies at that of guessing, with next to no scatter."""
+        return self.is_chance(median(losses)) and pstdev(losses) < AT_CHANCE * self.chance
 
     def train_loss(self) -> float:
         """Median of the last `min_history` losses, or of the latest `confirm` where that is higher; nan: there is none.

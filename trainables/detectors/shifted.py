@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from statistics import median, pstdev
+from statistics import median
 
 from trainables.baseline import FLOOR_LEVEL, MEDIAN_EFFICIENCY, NOISE_FLOOR, step_scatter
 from trainables.detectors.finding import Finding
@@ -48,9 +48,7 @@ def shifted(memory: Memory, signals: StepSignals) -> Finding | None:
     if score < memory.config.spike_score:
         return None
     onset = _first_high(memory, now, (level + top) / 2.0)
-    last = now[-width // 2 :]
-    at_chance = memory.is_chance(median(last)) and pstdev(last) < AT_CHANCE * memory.chance
-    kind: SymptomKind = "collapse" if at_chance else "divergence"
+    kind: SymptomKind = "collapse" if memory.stands_at_chance(now[-width // 2 :]) else "divergence"
     detail = f"median loss {top:.3g} over {width} steps against {level:.3g} just before"
     return Finding(kind, onset, score, detail, replace(memory.baseline_before(onset), level=level, noise=noise))
 

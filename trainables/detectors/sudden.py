@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from statistics import median, pstdev
+from statistics import median
 
 from trainables.baseline import Baseline, build_baseline
 from trainables.detectors.finding import Finding
-from trainables.detectors.memory import AT_CHANCE, Memory
+from trainables.detectors.memory import Memory
 from trainables.step_signals import StepSignals
 
 BLOWN_UP = 2.0
@@ -40,8 +40,7 @@ def sudden(memory: Memory, signals: StepSignals) -> Finding | None:
     doubtful = [step for step, score in scores.items() if score >= DOUBTFUL * config.spike_score]
     if len(bad) < max(1, config.confirm - 1) or len({*bad, *doubtful}) < config.confirm:
         return None
-    last = memory.last(config.confirm)
-    at_chance = memory.is_chance(median(last)) and pstdev(last) < AT_CHANCE * memory.chance
+    at_chance = memory.stands_at_chance(memory.last(config.confirm))
     severity = median(scores[step] for step in bad)
     detail = f"loss {signals.loss:.3g} against {baseline.level:.3g} before, {severity:.1f} times the noise"
     return Finding("collapse" if at_chance else "spike", bad[0], severity, detail)
@@ -55,14 +54,14 @@ def collapsed(memory: Memory, _signals: StepSignals) -> Finding | None:
     """
     width = 2 * memory.config.confirm
     last = memory.last(width)
-    if len(last) < width or not memory.is_chance(median(last)):
+    if len(last) < width or not memory.stands_at_chance(last):
         return None
     before = [s.loss for s in list(memory.accepted)[:-width]]
     if len(before) < memory.config.min_history:
         return None
     before = before[-width:]
     level, unit = median(before), LEARNED * memory.chance / memory.config.spike_score
-    if level > LEARNED * memory.chance or pstdev(last) > AT_CHANCE * memory.chance:
+    if level > LEARNED * memory.chance:
         return None
     baseline = replace(memory.baseline_before(memory.step_before(width)), level=level, noise=unit)
     detail = f"loss {median(last):.3g} over {width} steps, as guessing gives, against {level:.3g} before"

@@ -71,10 +71,9 @@ def name_running_statistics(
         return Cause(NamedCause("bn_frozen", "the running statistics are still those that the model started with"))
     if is_rounded(case.own):
         return Cause(NamedCause("bn_low_precision", "every running statistic is a bfloat16 number"))
-    changed = NamedCause("bn_stats_corrupt", largest_change(case.own, recalibrated))
-    if snapshot is None or not case.thresholds.is_present(replay_statistics(case, snapshot, [], others, expected)):
-        return Cause(changed)
-    return name_lag(case, snapshot, others, expected)
+    if snapshot is not None and case.thresholds.is_present(replay_statistics(case, snapshot, [], others, expected)):
+        return name_lag(case, snapshot, others, expected)
+    return Cause(NamedCause("bn_stats_corrupt", largest_change(case.own, recalibrated)))
 
 
 def name_lag(case: EvaluationCase, snapshot: Snapshot, others: Sequence[Reference], expected: Score) -> Cause:

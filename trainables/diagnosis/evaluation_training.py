@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
 from trainables.baseline import NOISE_FLOOR, Baseline
 from trainables.config import TrialConfig
 from trainables.detectors import Symptom
 from trainables.diagnosis.case import Progress
 from trainables.diagnosis.diagnose import MARGIN, diagnose
 from trainables.diagnosis.evaluation_gap import diagnose_evaluation
+from trainables.diagnosis.references.sound import on_val
 from trainables.diagnosis.snapshots import SnapshotRing
 from trainables.diagnosis.verdict import UNEXPLAINED, Diagnosis
 from trainables.ingredients import EvaluationStream, Ingredients, Stream, load_batch
@@ -64,15 +63,7 @@ def val_ingredients(recipe: Recipe, state: TrainState) -> Ingredients:
     world_size, num_samples = state.ranks.world_size, len(recipe.index.val)
     size = min(SAMPLES, num_samples) // world_size * world_size
     ids = generator(recipe.config.seed, "val_batch").choice(num_samples, size=size, replace=False)
-    return replace(
-        recipe.ingredients(0),
-        sample_ids=ids,
-        epochs=np.zeros_like(ids),
-        decode=lambda ids, _epochs: recipe.val.fetch(ids, None),
-        normalize=recipe.reference_normalization,
-        label=lambda ids, _epochs: recipe.index.val.labels[ids],
-        mix=None,
-    )
+    return replace(on_val(recipe, recipe.ingredients(0), ids), mix=None)
 
 
 def training_symptom(
