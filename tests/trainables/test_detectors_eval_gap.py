@@ -39,6 +39,7 @@ BAD: dict[str, Scores] = {
     "loss infinite": (0.5, 0.85, math.inf, 0.1),
     "metric bug: loss good, top-1 guessing": (0.5, 0.85, 0.6, 0.1),
     "metric bug of both": (0.5, 0.1, 0.6, 0.1),
+    "a third of the skill lost at once": (0.5, 0.85, 0.9, 0.56),
 }
 
 
@@ -70,6 +71,8 @@ QUIET: dict[str, list[Scores]] = {
     "mixup switched on": [*START, (1.6, 0.5, 0.6, 0.8), (1.5, 0.52, 0.58, 0.81)],
     "label smoothing": [(2.1, 0.4, 1.9, 0.4), (1.3, 0.8, 1.2, 0.75), (1.0, 0.95, 1.1, 0.8)],
     "resolution switch": [*START, (0.9, 0.7, 1.4, 0.5), (0.5, 0.85, 0.6, 0.8)],
+    "a tenth of the skill lost at once": [*START, *[(0.5, 0.85, 0.8, 0.73)] * 4],
+    "a small val/ that is hardly learned": [*START[:1], (2.0, 0.3, 1.9, 0.35), *[(2.0, 0.3, 2.0, 0.26)] * 3],
     "at chance": [(2.3, 0.1, 2.3, 0.1)] * 5,
     "constant": [HEALTHY] * 5,
     "nothing measured": [(math.nan, math.nan, math.nan, math.nan)] * 5,

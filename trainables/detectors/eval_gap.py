@@ -1,21 +1,22 @@
 """Eval gap: training is fine and evaluation is not.
 
 Skill is top-1 above guessing, (top1 - 1/C) / (1 - 1/C). An evaluation is bad where val/ has lost nearly all of the
-skill that the training steps show, or most of what it had itself while training stayed as good, or where its loss is
-not finite. Overfitting, strong augmentation and mixup are far from either. One bad evaluation may be a dip: two in a
-row count, and so does the last one of a run, which is the one that ships.
+skill that the training steps show, or much of what it had itself while training stayed as good, or where its loss is
+not finite. Overfitting, which takes its time, strong augmentation and mixup are far from either. One bad evaluation may
+be a dip: two in a row count, and so does the last one of a run, which is the one that ships.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from trainables.baseline import NON_FINITE_SCORE
 from trainables.detectors.finding import Finding
 from trainables.detectors.memory import AT_CHANCE, Memory
+from trainables.step_signals import one_nan
 
 LEARNED = 0.2
 """Skill from which a run can have lost it."""
@@ -23,10 +24,16 @@ LOST = 0.25
 """Share of the training steps' skill that even an overfitted model keeps on val/."""
 FELL = 0.6
 """Share of its own best skill that val/ keeps while training is as good as then."""
+FELL_AT_ONCE = 0.75
+"""The same of the best of the last `RECENT` good evaluations. Of 86 real ResNet-50 runs none fell below 0.85."""
+RECENT = 4
+"""Good evaluations that a sudden fall is measured against."""
+LEAST_FALL = 0.12
+"""Skill that one small val/ can lose by chance."""
 GAP_NOISE = 0.025
 """Noise unit of a skill: `LEARNED` lost but for `LOST` of it scores 6."""
-FALL_NOISE = 0.04
-"""The same of a fall from its own best, which one small val/ measures twice."""
+FALL_SHARE = 1.0 / 24.0
+"""The same of a fall, as a share of the skill that it fell from: `FELL_AT_ONCE` scores 6."""
 SURE_SHARE = 0.5
 """Least skill of a cross-entropy, as a share of 1 - loss / ln C: a loss of half of ln 1000 comes with a top-1 of 0.28,
 not less."""
@@ -58,6 +65,17 @@ class Evaluations:
     """Step of the first bad evaluation of those in a row."""
     good_step: int = 0
     """Step of the last good one."""
+    recent: list[tuple[float, float]] = field(default_factory=list)
+    """Skill and training loss of the last `RECENT` good ones, oldest first."""
+
+    def take_good(self, step: int, skill: float, train_loss: float) -> None:
+        """Remember a good evaluation."""
+        self.bad_since, self.good_step = None, step
+        if not math.isfinite(skill):
+            return
+        self.recent = [*self.recent, (skill, train_loss)][-RECENT:]
+        if skill > self.best_skill:
+            self.best_skill, self.best_train_loss = skill, train_loss
 
     def state_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -67,7 +85,8 @@ class Evaluations:
     def from_dict(cls, row: Mapping[str, Any]) -> Evaluations:
         """What `state_dict` gave."""
         best = float(row["best_train_loss"])
-        return cls(**{**row, "best_train_loss": math.nan if math.isnan(best) else best})
+        recent = [(float(skill), one_nan(float(loss))) for skill, loss in row.get("recent", ())]
+        return cls(**{**row, "best_train_loss": one_nan(best), "recent": recent})
 
 
 @dataclass(frozen=True)
@@ -84,9 +103,7 @@ def eval_gap(memory: Memory, past: Evaluations, evaluation: EvaluationSignals) -
     """Take an evaluation; a finding where the gap is confirmed."""
     judgement = judge(memory, past, evaluation)
     if judgement.score < memory.config.spike_score:
-        past.bad_since, past.good_step = None, evaluation.step
-        if math.isfinite(judgement.skill) and judgement.skill > past.best_skill:
-            past.best_skill, past.best_train_loss = judgement.skill, judgement.train_loss
+        past.take_good(evaluation.step, judgement.skill, judgement.train_loss)
         return None
     again = past.bad_since is not None
     onset = past.bad_since if past.bad_since is not None else evaluation.step
@@ -110,15 +127,28 @@ def judge(memory: Memory, past: Evaluations, evaluation: EvaluationSignals) -> J
         return Judgement(skill=skill, train_loss=train_loss)
     if math.isinf(evaluation.val_loss) or (math.isnan(evaluation.val_loss) and not math.isnan(evaluation.val_top1)):
         return Judgement(NON_FINITE_SCORE, f"val loss {evaluation.val_loss:g}")
-    as_good = not train_loss > past.best_train_loss + AT_CHANCE * (memory.chance or past.best_train_loss)
     if not early and expected >= LEARNED and skill < LOST * expected:
         why = f"val top-1 {evaluation.val_top1:.3g} and loss {evaluation.val_loss:.3g}, where training has "
         why += f"{train_top1:.3g} and {train_loss:.3g}"
         return Judgement((expected - skill) / GAP_NOISE, why, skill, train_loss)
-    if past.best_skill >= LEARNED and skill < FELL * past.best_skill and as_good:
-        why = f"val top-1 {evaluation.val_top1:.3g}, whose skill was {past.best_skill:.3g}; training is as good as then"
-        return Judgement((past.best_skill - skill) / FALL_NOISE, why, skill, train_loss)
+    earlier = fallen_from(past, skill, train_loss, memory.chance)
+    if earlier is not None:
+        why = f"val top-1 {evaluation.val_top1:.3g}, whose skill was {earlier:.3g}; training is as good as then"
+        return Judgement((earlier - skill) / (FALL_SHARE * earlier), why, skill, train_loss)
     return Judgement(skill=skill, train_loss=train_loss)
+
+
+def fallen_from(past: Evaluations, skill: float, train_loss: float, chance: float) -> float | None:
+    """The skill that val/ had while training was no better than now, and has lost; None: it has lost none."""
+    known = [(past.best_skill, past.best_train_loss, FELL), *((*row, FELL_AT_ONCE) for row in past.recent)]
+    falls = [
+        best
+        for best, then, share in known
+        if best >= LEARNED
+        and best - skill > max((1.0 - share) * best, LEAST_FALL)
+        and not train_loss > then + AT_CHANCE * (chance or then)
+    ]
+    return max(falls, default=None)
 
 
 def skill_of(top1: float, chance: float) -> float:
