@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from statistics import median
 
 from tests.benchmarks.diagnosis.results import Row
@@ -33,24 +34,25 @@ def write_report(rows: Sequence[Row], outcomes: Sequence[Row]) -> str:
     """Both parts, each with its own figures; what is tuned on one is reported on the other."""
     broken = [row for row in rows if "crash" in row or "error" in row]
     sound = [row for row in rows if row not in broken]
-    changes = harmful(row for row in outcomes if "symptom" in row)
+    followed = [row for row in outcomes if "symptom" in row]
     lines = ["# The benchmark of the diagnosis engine", ""]
     lines += [f"`make bench-diagnosis`: {len(rows)} cases, of which {len(broken)} broke off."]
     for part in PARTS:
         mine = [row for row in sound if row["part"] == part]
         if mine:
-            lines += ["", f"## The {part} part", *part_of(mine, changes)]
+            longer = [row for row in followed if row["part"] == part]
+            lines += ["", f"## The {part} part", *part_of(mine, longer)]
     lines += ["", "## Cases that broke off", ""]
     lines += [f"- {row['case']}: {row.get('crash') or row['error']}" for row in broken] or ["none"]
     return "\n".join(lines) + "\n"
 
 
-def part_of(rows: Sequence[Row], changes: dict[tuple[str, str], bool]) -> list[str]:
-    """The sections of one part."""
+def part_of(rows: Sequence[Row], longer: Sequence[Row]) -> list[str]:
+    """The sections of one part; longer: what was followed for the outcome."""
     faults = [row for row in rows if not is_control(row)]
     verdicts = [row for row in faults if row.get("verdict")]
     sections = [
-        ("Detection", detection(rows, faults, changes)),
+        ("Detection", detection(rows, faults, longer)),
         ("Diagnosis", diagnosis(verdicts)),
         ("Calibration", calibration(verdicts)),
         ("By fault", by_fault(rows)),
@@ -73,30 +75,46 @@ def share(values: Sequence[bool]) -> str:
     return f"{sum(values)}/{len(values)} ({sum(values) / len(values):.0%}, {100 * low:.0f} to {100 * high:.0f})"
 
 
-def detection(rows: Sequence[Row], faults: Sequence[Row], changes: dict[tuple[str, str], bool]) -> list[str]:
+def detection(rows: Sequence[Row], faults: Sequence[Row], longer: Sequence[Row]) -> list[str]:
     """The detector beside the published rules, on the same losses."""
-    must = [row for row in faults if non_finite(row) or changes.get((row["base"], row["fault"]))]
+    changes = harmful(longer)
+    must = [row for row in faults if non_finite(row)]
+    must += [row for row in longer if changes.get((row["base"], row["fault"]))]
     quiet = [row for row in rows if is_control(row)]
     early = [row for row in faults if row["symptom"] is not None and not detected(row)]
 
-    def line(name: str, alarms: dict[str, int | None]) -> list[object]:
-        hit = {r["case"]: (a := alarms[r["case"]]) is not None and a >= r["onset"] for r in faults}
-        delays = [(alarms[row["case"]] or 0) - row["onset"] for row in faults if hit[row["case"]]]
-        false = [row for row in quiet if alarms[row["case"]] is not None]
+    def line(name: str, alarm: Callable[[Row], int | None]) -> list[object]:
+        delays = [delay for row in faults if (delay := delay_of(row, alarm)) is not None]
         return [
             name,
-            share([hit[row["case"]] for row in faults]),
-            share([hit[row["case"]] for row in must]),
-            f"{len(false)}/{len(quiet)}",
+            share([delay_of(row, alarm) is not None for row in faults]),
+            share([delay_of(row, alarm) is not None for row in must]),
+            f"{sum(alarm(row) is not None for row in quiet)}/{len(quiet)}",
             median(delays) if delays else "-",
         ]
 
-    own = {row["case"]: row["symptom"]["step"] if row["symptom"] else None for row in rows}
-    lines = [line("epoch14", own)]
-    lines += [line(name, {r["case"]: first_alarm(rule, r["losses"]) for r in rows}) for name, rule in RULES.items()]
+    lines = [line("epoch14", lambda row: row["symptom"]["step"] if row["symptom"] else None)]
+    lines += [line(name, partial(published, name)) for name in RULES]
     head = ("rule", "faults seen", "of those that must be", "controls alarmed", "median delay in steps")
-    said = "Must be seen: faults that end non-finite, or that were measured (--outcome) to change the outcome."
-    return [*table(head, lines), "", f"{said} {len(early)} alarms came before their fault."]
+    said = (
+        "Must be seen: faults that end non-finite, and those that were measured (--outcome) to change the outcome, in "
+    )
+    said += f"those longer runs. {len(early)} alarms came before their fault."
+    pairs = sorted(f"{base}/{fault}" for (base, fault), changed in changes.items() if changed)
+    missed = sorted({f"{r['base']}/{r['fault']}/{r['seed']}" for r in must if not detected(r)})
+    told = f"{len(changes)} faults were followed over five seeds, {len(pairs)} change the outcome. Missed: "
+    return [*table(head, lines), "", said, "", f"{told}{', '.join(missed) or 'none'}."]
+
+
+def published(name: str, row: Row) -> int | None:
+    """Step at which a published rule first speaks."""
+    return first_alarm(RULES[name], row["losses"])
+
+
+def delay_of(row: Row, alarm: Callable[[Row], int | None]) -> int | None:
+    """Steps from the onset to the alarm; None: there was none, or before it."""
+    step = alarm(row)
+    return None if step is None or step < row["onset"] else step - int(row["onset"])
 
 
 def diagnosis(verdicts: Sequence[Row]) -> list[str]:

@@ -62,7 +62,8 @@ class Variant:
     in_evaluation: bool = False
     """True: only evaluations can show it."""
     patient: bool = False
-    """True: it may show as a stall, which the detector waits for: half of max_steps past the warm-up."""
+    """True: it may show as a stall or an erratic run, which the detector waits for: half of max_steps past the warm-up,
+    or two windows."""
     slow: bool = False
     """True: a step takes a second or more on a CPU, so it runs only when asked for."""
     faults: tuple[tuple[str, dict[str, Any]], ...] = ()

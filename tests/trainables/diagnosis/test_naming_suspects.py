@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainables.diagnosis.naming.suspects import moved_channels, odd_images
+from trainables.diagnosis.naming.suspects import common_offset, moved_channels, odd_images
 from trainables.diagnosis.references.sound import counted_normalization, sound_optimizer
 from trainables.loop import train_step
 from trainables.recipe import Recipe
@@ -65,6 +65,30 @@ def test_channels_that_moved_are_put_back(images: Tensor, order: tuple[int, int,
     assert found is not None
     assert [order[c] for c in found] == [0, 1, 2]
     assert moved_channels(images[:100], images[100:]) is None
+
+
+def offsets(classes: int, *, skill: float, wrong: float, shift: int | None) -> np.ndarray:
+    """Labels minus predictions of 400 samples: a model that is right so often, a share of labels moved or drawn."""
+    rng = np.random.default_rng(0)
+    truth = rng.integers(classes, size=400)
+    predicted = np.where(rng.random(400) < skill, truth, rng.integers(classes, size=400))
+    moved = truth + shift if shift is not None else rng.integers(classes, size=400)
+    return np.asarray((np.where(rng.random(400) < wrong, moved, truth) - predicted) % classes)
+
+
+@pytest.mark.parametrize("wrong", [0.5, 0.8, 1.0])
+@pytest.mark.parametrize("skill", [0.4, 0.7, 0.95])
+def test_labels_that_all_moved_alike_are_told_from_drawn_ones(skill: float, wrong: float) -> None:
+    """However little the model has learned, and with sound samples among them."""
+    usual = skill + (1.0 - skill) / 10
+    assert common_offset(offsets(10, skill=skill, wrong=wrong, shift=3), usual, 10) == 3
+    assert common_offset(offsets(10, skill=skill, wrong=wrong, shift=None), usual, 10) == 0
+
+
+def test_of_two_classes_only_labels_that_are_all_wrong_have_moved() -> None:
+    """Half of them drawn anew are the other class too."""
+    assert common_offset(offsets(2, skill=0.9, wrong=1.0, shift=1), 0.95, 2) == 1
+    assert common_offset(offsets(2, skill=0.9, wrong=0.5, shift=1), 0.95, 2) == 0
 
 
 def test_moments_of_an_index_are_counted_anew(recipe: Recipe) -> None:

@@ -32,6 +32,8 @@ UNLIKE = 3.0
 """Standard errors that the suspects' accuracy lacks against the trusted ones', from which the labels are wrong."""
 FEWER = 0.75
 """Share of the trusted ones' accuracy up to which it counts."""
+SAME = 0.6
+"""Share of the wrong labels, as far as the model sees them, that are one offset on where that is the fault."""
 CHUNK = 64
 """Samples that are predicted at once, and that share statistics."""
 
@@ -84,13 +86,29 @@ def name_contradicted(case: Case, ids: np.ndarray, images: Tensor, trusted: np.n
     error = math.sqrt(usual * (1.0 - usual) * (1.0 / len(ids) + 1.0 / len(trusted)))
     if right.mean() > min(usual - UNLIKE * error, FEWER * usual):
         return NamedCause("poisoned_batch", listed("samples", ids), guilty_samples(case.recipe, ids))
-    shares = np.bincount((given - predicted) % classes, minlength=classes) / len(ids)
     evidence = f"{right.mean():.0%} of their labels are what the model sees, {usual:.0%} of the samples' before"
     culprits = guilty_samples(case.recipe, ids[~right])
-    if shares.argmax() != 0 and shares.max() > 0.6 * usual:
-        return NamedCause("label_offset", f"{evidence}; most are {shares.argmax()} classes on", culprits)
+    offset = common_offset((given - predicted) % classes, usual, classes)
+    if offset:
+        return NamedCause("label_offset", f"{evidence}; most others are {offset} classes on", culprits)
     name = "label_shuffle" if right.mean() < 0.4 * usual else "label_noise"
     return NamedCause(name, evidence, culprits)
+
+
+def common_offset(offsets: np.ndarray, usual: float, classes: int) -> int:
+    """How many classes past the predictions most wrong labels are, of `offsets` [n] modulo classes; 0: drawn ones.
+
+    Steps before the fault may be among them: the wrong labels are then the share of the right ones that is missing.
+    Of two classes a label that is wrong is always the next.
+    """
+    shares = np.bincount(offsets, minlength=classes) / len(offsets)
+
+    wrong = 1.0 - shares[0] / usual
+    most = int(shares[1:].argmax()) + 1
+    others = (1.0 - shares[0] - shares[most]) / max(1, classes - 2)
+    beyond = shares[most] - others > UNLIKE * math.sqrt(max(others, 1.0 / len(offsets)) / len(offsets))
+    all_of_them = classes > 2 or shares[most] > SAME * usual
+    return most if beyond and all_of_them and shares[most] > SAME * usual * wrong else 0
 
 
 @torch.no_grad()
@@ -99,12 +117,14 @@ def predictions(case: Case, images: Tensor) -> np.ndarray:
     state, plain = case.state, case.recipe.ingredients(case.snapshot.step)
     state.restore(case.snapshot)
     state.model.train()
-    found = []
+    found = torch.empty(len(images), dtype=torch.int64)
+    # Ids often come class by class, and a batch of few classes has other statistics than the run's.
+    order = torch.from_numpy(generator("predictions", case.recipe.config.seed).permutation(len(images)))
     with state.held_buffers():
-        for part in torch.tensor_split(images, max(1, len(images) // CHUNK)):
-            inputs = to_input(part, case.recipe.reference_normalization, state)
-            found.append(forward(state, state.model, plain, inputs, None).argmax(1).cpu())
-    return np.asarray(torch.cat(found).numpy())
+        for places in torch.tensor_split(order, max(1, len(images) // CHUNK)):
+            inputs = to_input(images[places], case.recipe.reference_normalization, state)
+            found[places] = forward(state, state.model, plain, inputs, None).argmax(1).cpu()
+    return np.asarray(found.numpy())
 
 
 def odd_images(images: Tensor, sound: Tensor) -> np.ndarray:
