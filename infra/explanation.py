@@ -42,6 +42,7 @@ def to_markdown(diagnosis: Diagnosis) -> str:
         f"**Symptom:** {escape(symptom['kind'])}, {course}, {severity}: {escape(symptom.get('detail', ''))}",
         "",
         f"**Remedy:** {_remedy(diagnosis.get('remedy'))}",
+        *_suspects(diagnosis.get("causes") or (), cause),
         *_table(diagnosis.get("table") or ()),
         *_controls(diagnosis.get("controls") or {}),
     ]
@@ -86,6 +87,16 @@ def _remedy(remedy: Mapping[str, Any] | None) -> str:
     if remedy.get("verified"):
         return f"{escape(remedy['text'])}. Verified: a replay with it stays healthy (severity {severity}).{config}"
     return f"none verified. Tried: {escape(remedy['text'])}; a replay with it has severity {severity}."
+
+
+def _suspects(causes: Sequence[Mapping[str, Any]], verdict: str) -> Iterator[str]:
+    """What the tests have not cleared, best first, where it is more than the verdict."""
+    if [suspect["cause"] for suspect in causes] in ([], [verdict]):
+        return
+    yield from ("", "## Suspects, best first", "")
+    for place, suspect in enumerate(causes, start=1):
+        evidence = f": {escape(suspect['evidence'])}" if suspect["evidence"] else ""
+        yield f"{place}. {_code(suspect['cause'])}, confidence {percent(suspect['confidence'])}{evidence}"
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -105,6 +105,16 @@ def test_an_unexplained_diagnosis_can_be_told(diagnosis: dict[str, Any]) -> None
     assert len(to_figure(bare, [(0, 1.0)]).axes) == 1
 
 
+def test_suspects_are_listed_where_there_is_more_than_the_verdict(diagnosis: dict[str, Any]) -> None:
+    """Best first, with their confidence and numbers; a verdict alone is not said twice."""
+    verdict = {"cause": "lr_jump", "group": "learning_rate", "confidence": 0.93, "evidence": "0.3 without it"}
+    other = {"cause": "samples", "group": "data", "confidence": 0.02, "evidence": "severity 2 without it|alone"}
+    alone, both = ("\n".join(texts(to_markdown(diagnosis | {"causes": c}))) for c in ([verdict], [verdict, other]))
+    assert "Suspects" not in alone
+    assert "Suspects, best first\nlr_jump, confidence 93 %: 0.3 without it\nsamples, confidence 2 %" in both
+    assert "severity 2 without it|alone" in both
+
+
 def test_numbers_that_are_none_are_said_to_be_none() -> None:
     """NaN and infinity are called non-finite; what was not measured is a dash."""
     assert [number(x) for x in (None, math.nan, math.inf)] == ["-", "non-finite", "non-finite"]

@@ -12,7 +12,7 @@ from trainables.config import TrialConfig
 from trainables.detectors import Symptom
 from trainables.diagnosis.causes import Ingredient
 from trainables.diagnosis.replay import Replay, Replayer, Severity
-from trainables.diagnosis.verdict import SwapResult, Thresholds
+from trainables.diagnosis.swap_table import SwapResult, Thresholds
 from trainables.ingredients import Stream, Swap
 from trainables.recipe import Recipe
 from trainables.state import Snapshot, TrainState

@@ -30,6 +30,8 @@ Ingredient = Literal[
 of the state that a step starts from; scales: batch norm's gammas; rank_state: weights that differ between ranks;
 normalization: over which samples statistics are taken. The last four are of an evaluation."""
 
+UNEXPLAINED = "unexplained"
+"""The verdict where nothing separates the suspects."""
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "learning_rate": (
         *("lr_too_high", "warmup_missing", "lr_jump", "lr_not_scaled", "lr_too_low", "adaptive_state_lag"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from trainables.diagnosis.verdict import Thresholds
+from trainables.diagnosis.swap_table import Thresholds
 
 PRIOR_AGREEMENTS: Mapping[str, float] = {"declared": 4.0, "usual": 1.0}
 """Replays that the reference's standing is worth: a value that is proven not to be the declared one is half a proof;

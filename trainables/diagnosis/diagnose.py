@@ -26,7 +26,8 @@ from trainables.diagnosis.remedy import try_remedy
 from trainables.diagnosis.replay import FROM_THE_START, Replay, Replayer, Severity
 from trainables.diagnosis.screen import confirm, equal_rows, screen
 from trainables.diagnosis.snapshots import SnapshotRing
-from trainables.diagnosis.verdict import Controls, Diagnosis, SwapResult, Thresholds, leading_cause
+from trainables.diagnosis.swap_table import SwapResult, Thresholds, leading_cause
+from trainables.diagnosis.verdict import Controls, Diagnosis
 from trainables.ingredients import Ingredients, Stream
 from trainables.recipe import Recipe
 from trainables.state import Snapshot, TrainState

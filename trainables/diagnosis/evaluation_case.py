@@ -17,7 +17,7 @@ from trainables.diagnosis.case import Progress
 from trainables.diagnosis.causes import Ingredient
 from trainables.diagnosis.evaluation_severity import GapSeverity, Score
 from trainables.diagnosis.evaluation_statistics import Statistics, set_statistics
-from trainables.diagnosis.verdict import Thresholds
+from trainables.diagnosis.swap_table import Thresholds
 from trainables.evaluation import evaluate
 from trainables.ingredients import EvaluationIngredients, Ingredients, Stream, Swap, load_batch
 from trainables.loop import forward, to_input

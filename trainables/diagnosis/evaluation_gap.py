@@ -31,14 +31,8 @@ from trainables.diagnosis.evaluation_references import (
 from trainables.diagnosis.evaluation_severity import GapSeverity, Score
 from trainables.diagnosis.evaluation_statistics import own_statistics
 from trainables.diagnosis.snapshots import SnapshotRing
-from trainables.diagnosis.verdict import (
-    Controls,
-    Diagnosis,
-    Remedy,
-    SwapResult,
-    Thresholds,
-    leading_cause,
-)
+from trainables.diagnosis.swap_table import SwapResult, Thresholds, leading_cause
+from trainables.diagnosis.verdict import Controls, Diagnosis, Remedy
 from trainables.ingredients import EvaluationStream, Stream
 from trainables.recipe import Recipe
 from trainables.state import TrainState

@@ -19,7 +19,8 @@ from trainables.diagnosis.naming.edits import largest_change, layer_of, relative
 from trainables.diagnosis.naming.named import NamedCause
 from trainables.diagnosis.references.usual import odd_rank
 from trainables.diagnosis.snapshots import SnapshotRing
-from trainables.diagnosis.verdict import Controls, Diagnosis, SwapResult
+from trainables.diagnosis.swap_table import SwapResult
+from trainables.diagnosis.verdict import Controls, Diagnosis
 from trainables.ingredients import Swap
 from trainables.state import Snapshot
 

@@ -12,11 +12,12 @@ from trainables.baseline import NOISE_FLOOR, Baseline
 from trainables.config import TrialConfig
 from trainables.detectors import Symptom
 from trainables.diagnosis.case import Progress
+from trainables.diagnosis.causes import UNEXPLAINED
 from trainables.diagnosis.diagnose import MARGIN, diagnose
 from trainables.diagnosis.evaluation_gap import diagnose_evaluation
 from trainables.diagnosis.references.sound import on_val
 from trainables.diagnosis.snapshots import SnapshotRing
-from trainables.diagnosis.verdict import UNEXPLAINED, Diagnosis
+from trainables.diagnosis.verdict import Diagnosis
 from trainables.ingredients import EvaluationStream, Ingredients, Stream, load_batch
 from trainables.loop import score_batch
 from trainables.recipe import Recipe

@@ -12,7 +12,8 @@ from trainables.diagnosis.cures import cure_of
 from trainables.diagnosis.references import RateReference, Reference, merged_batch_size
 from trainables.diagnosis.references.rates import WARM_UP
 from trainables.diagnosis.replay import FROM_THE_START
-from trainables.diagnosis.verdict import Remedy, SwapResult
+from trainables.diagnosis.swap_table import SwapResult
+from trainables.diagnosis.verdict import Remedy
 from trainables.interventions import build_swap
 from trainables.schedules import RAMPED
 

@@ -9,7 +9,7 @@ from trainables.diagnosis.causes import Ingredient
 from trainables.diagnosis.confidence import confidence_of, margin_of
 from trainables.diagnosis.controls import Play
 from trainables.diagnosis.references import Reference
-from trainables.diagnosis.verdict import SwapResult
+from trainables.diagnosis.swap_table import SwapResult
 from trainables.ingredients import Swap
 
 EQUAL = "equal to the reference at every replayed step"

@@ -1,76 +1,17 @@
-"""The result of a diagnosis, and the rule that turns replays into a verdict."""
+"""The result of a diagnosis: the verdict and all that it rests on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import Any, Self
 
 from trainables.detectors import Symptom
-from trainables.diagnosis.causes import Ingredient
+from trainables.diagnosis.causes import UNEXPLAINED
 from trainables.diagnosis.culprits import NOBODY, Culprits
+from trainables.diagnosis.ranking import RankedCause, ranked_causes
+from trainables.diagnosis.swap_table import SwapResult
 from trainables.interventions import Intervention
-
-Answer = Literal["yes", "no", "inconclusive", "not tested"]
-UNEXPLAINED = "unexplained"
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """Severity at which an event counts as present, and up to which it counts as absent."""
-
-    present: float
-    absent: float
-
-    def is_present(self, severity: float) -> bool:
-        """Whether the event is there."""
-        return severity >= self.present
-
-    def is_absent(self, severity: float) -> bool:
-        """Whether it is not; between the two a replay has no vote."""
-        return severity <= self.absent
-
-    def necessary(self, severity_without: float) -> Answer:
-        """Swapping the ingredient out makes the event vanish."""
-        return (
-            "yes" if self.is_absent(severity_without) else "no" if self.is_present(severity_without) else "inconclusive"
-        )
-
-    def sufficient(self, severity_alone: float) -> Answer:
-        """The ingredient alone, in an otherwise reference run, makes the event appear."""
-        return "yes" if self.is_present(severity_alone) else "no" if self.is_absent(severity_alone) else "inconclusive"
-
-
-Name = TypeVar("Name", bound=str)
-
-
-@dataclass(frozen=True)
-class TestedSwap(Generic[Name]):
-    """One row of a necessary / sufficient table."""
-
-    __test__ = False
-    ingredient: Name
-    swap: str
-    severity_without: float
-    """Severity with this ingredient alone swapped for its reference."""
-    necessary: Answer
-    severity_alone: float | None = None
-    """Severity with every other ingredient swapped for its reference; None: not tested."""
-    sufficient: Answer = "not tested"
-
-    @property
-    def is_cause(self) -> bool:
-        """Both necessary and sufficient."""
-        return self.necessary == "yes" and self.sufficient == "yes"
-
-
-@dataclass(frozen=True)
-class SwapResult(TestedSwap[Ingredient]):
-    """A row of a diagnosis's table."""
-
-    evidence: str = ""
-    standing: str = ""
-    """declared, usual or drawn, as `references` has it; empty: equal to the run's own value."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +73,11 @@ class Diagnosis:
         return cls(symptom, epoch, UNEXPLAINED, UNEXPLAINED, round(confidence, 3), summary, table, controls)
 
     @property
+    def causes(self) -> list[RankedCause]:
+        """The suspects, best first."""
+        return ranked_causes(self.cause, self.group, self.confidence, self.table)
+
+    @property
     def cure(self) -> Intervention | None:
         """The intervention that a replay proved; None where there is none."""
         return self.remedy.cure if self.remedy is not None and self.remedy.verified else None
@@ -140,6 +86,7 @@ class Diagnosis:
         """Plain JSON types; the layout of `diagnosis.json`."""
         content = asdict(self)
         content.pop("epoch")
+        content["causes"] = [asdict(cause) for cause in self.causes]
         baseline = content["symptom"].pop("baseline")
         content["symptom"] |= {"epoch": self.epoch, "baseline_loss": baseline["level"], "noise": baseline["noise"]}
         content["culprits"] |= {key: list(content["culprits"][key]) for key in ("sample_ids", "files")}
@@ -160,26 +107,6 @@ class Diagnosis:
             "remedy": remedy,
             "culprits": Culprits(**{**culprits, **{key: tuple(culprits[key]) for key in ("sample_ids", "files")}}),
         }
-        return cls(**{**content, **parts})
-
-
-Row = TypeVar("Row", bound=TestedSwap[Any])
-
-
-def sole_cause(table: Sequence[Row]) -> Row | None:
-    """The one ingredient that is both necessary and sufficient; None where there is none, or more than one."""
-    causes = [row for row in table if row.is_cause]
-    return causes[0] if len(causes) == 1 else None
-
-
-def leading_cause(table: Sequence[SwapResult]) -> SwapResult | None:
-    """The one ingredient that is both necessary and sufficient.
-
-    Where several are, the one whose value is proven to be foreign: it is the more specific. None where nothing parts
-    them, or there is none.
-    """
-    causes = [row for row in table if row.is_cause]
-    for standing in ("declared", "usual"):
-        if len(causes) > 1 and any(row.standing == standing for row in causes):
-            causes = [row for row in causes if row.standing == standing]
-    return sole_cause(causes)
+        # They follow from the rest.
+        told = {key: value for key, value in content.items() if key != "causes"}
+        return cls(**{**told, **parts})

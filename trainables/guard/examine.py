@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from trainables.detectors import Symptom
+from trainables.diagnosis.causes import UNEXPLAINED
 from trainables.diagnosis.confidence import confidence_of
-from trainables.diagnosis.verdict import UNEXPLAINED, TestedSwap, Thresholds, sole_cause
+from trainables.diagnosis.swap_table import TestedSwap, Thresholds, sole_cause
 from trainables.diagnosis_config import DiagnosisConfig
 from trainables.guard.history import History
 from trainables.guard.references import (

@@ -14,7 +14,8 @@ from torch import nn
 
 from trainables.config import DetectorConfig
 from trainables.detectors import Detector, Symptom
-from trainables.diagnosis.verdict import UNEXPLAINED, Thresholds
+from trainables.diagnosis.causes import UNEXPLAINED
+from trainables.diagnosis.swap_table import Thresholds
 from trainables.diagnosis_config import DiagnosisConfig
 from trainables.errors import ConfigError, Epoch14Error, complaint
 from trainables.guard.examine import GuardCase, examine

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from trainables.detectors import Symptom
-from trainables.diagnosis.verdict import TestedSwap
+from trainables.diagnosis.swap_table import TestedSwap
 
 Ingredient = Literal["learning_rate", "samples", "optimizer_state", "number_format", "normalization"]
 Action = Literal["recorded", "stopped", "rolled_back"]

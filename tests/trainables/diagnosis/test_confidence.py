@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trainables.diagnosis.confidence import LEAST_MARGIN, PRIOR_AGREEMENTS, confidence_of, margin_of
-from trainables.diagnosis.verdict import Thresholds
+from trainables.diagnosis.swap_table import Thresholds
 
 THRESHOLDS = Thresholds(present=6.0, absent=3.0)
 

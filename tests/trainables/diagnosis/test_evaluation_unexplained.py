@@ -14,7 +14,8 @@ from torch import Tensor
 from tests.trainables.diagnosis.evaluation_bases import BASE, Base
 from trainables.data.index import ImageIndex, Split
 from trainables.data.store import FileStore
-from trainables.diagnosis.verdict import UNEXPLAINED, Diagnosis
+from trainables.diagnosis.causes import UNEXPLAINED
+from trainables.diagnosis.verdict import Diagnosis
 from trainables.ingredients import Swap
 from trainables.losses import count_right
 from trainables.norms import batch_norms

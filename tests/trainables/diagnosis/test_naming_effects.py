@@ -18,7 +18,7 @@ from trainables.diagnosis.references import clean_ingredients, foreign_since
 from trainables.diagnosis.references.choose import Reference
 from trainables.diagnosis.references.declared import declared_references
 from trainables.diagnosis.replay import Replayer, Severity
-from trainables.diagnosis.verdict import Thresholds
+from trainables.diagnosis.swap_table import Thresholds
 from trainables.loop import run_steps
 
 if TYPE_CHECKING:

@@ -26,7 +26,8 @@ from trainables.diagnosis.references import (
 from trainables.diagnosis.references.usual import usual_references
 from trainables.diagnosis.remedy import describe, try_remedy
 from trainables.diagnosis.replay import Replayer, Severity
-from trainables.diagnosis.verdict import Remedy, SwapResult, Thresholds
+from trainables.diagnosis.swap_table import SwapResult, Thresholds
+from trainables.diagnosis.verdict import Remedy
 from trainables.ingredients import Swap
 from trainables.interventions import build_swap
 

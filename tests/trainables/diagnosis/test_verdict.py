@@ -12,15 +12,8 @@ from trainables.baseline import Baseline
 from trainables.detectors import Symptom
 from trainables.diagnosis.causes import Ingredient
 from trainables.diagnosis.culprits import Culprits
-from trainables.diagnosis.verdict import (
-    Answer,
-    Controls,
-    Diagnosis,
-    Remedy,
-    SwapResult,
-    Thresholds,
-    leading_cause,
-)
+from trainables.diagnosis.swap_table import Answer, SwapResult, Thresholds, leading_cause
+from trainables.diagnosis.verdict import Controls, Diagnosis, Remedy
 
 THRESHOLDS = Thresholds(present=6.0, absent=3.0)
 
@@ -122,7 +115,7 @@ def test_to_dict_has_the_layout_of_diagnosis_json() -> None:
     content = diagnosis(Remedy({}, "text", verified=False, severity=4.0)).to_dict()
     assert set(content) == {
         *("symptom", "cause", "group", "confidence", "summary", "table", "controls", "curves", "remedy"),
-        *("culprits", "replayed_steps", "seconds", "snapshot_bytes"),
+        *("causes", "culprits", "replayed_steps", "seconds", "snapshot_bytes"),
     }
     assert {"kind", "step", "onset", "epoch", "severity", "detail"} <= set(content["symptom"])
     assert content["symptom"]["epoch"] == 1
