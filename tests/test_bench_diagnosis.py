@@ -117,6 +117,19 @@ def test_a_jump_is_named_and_a_healthy_run_stays_quiet(cache: Path) -> None:
     assert "| epoch14 | 2/2 (100 %, 100 to 100)" in report.replace("100%", "100 %")
 
 
+def test_faults_that_change_the_outcome_are_judged_in_the_longer_runs() -> None:
+    """Of two faults over five seeds one loses half of top-1; the one seed in which it stayed unseen is told."""
+    row = {"base": "b", "part": "report", "where": "seam", "right": ["lr_jump"], "in_evaluation": False, "onset": 4}
+    row |= {"healthy_top1": 0.9, "losses": [0.1] * 40, "verdict": None, "symptom": None, "delay": None, "seed": 0}
+    seen = {"symptom": {"step": 9, "kind": "spike"}, "delay": 5}
+    worse = [{**row, **seen, "fault": "worse", "seed": i, "top1": 0.4, "case": f"b/worse/{i}"} for i in range(4)]
+    worse.append({**row, "fault": "worse", "seed": 4, "top1": 0.4, "case": "b/worse/4"})
+    same = [{**row, "fault": "same", "seed": i, "top1": 0.9, "case": f"b/same/{i}"} for i in range(5)]
+    report = write_report([{**row, "fault": "same", "case": "b/same/0", "top1": 0.9}], [*worse, *same])
+    assert "| epoch14 | 0/1 (0%, 0 to 0) | 4/5 (80%, 40 to 100) | 0/0 | - |" in report
+    assert "2 faults were followed over five seeds, 1 change the outcome. Missed: b/worse/4." in report
+
+
 def test_every_built_in_fault_is_a_case_and_half_lie_below_the_seam() -> None:
     """All but those that need two ranks or a schedule of their own, which other variants stand for."""
     used = {name for variant in VARIANTS for name, _ in variant.faults}

@@ -28,6 +28,8 @@ from tests.benchmarks.published import RULES, first_alarm
 SURE = 0.9
 """A wrong verdict above this confidence is a grave one."""
 PARTS = ("report", "tune")
+TRAININGS = {"5,000 steps": 5_000, "90 epochs of ImageNet at a batch of 256": 90 * 1_281_167 // 256}
+"""Steps of two trainings that a diagnosis is compared with."""
 
 
 def write_report(rows: Sequence[Row], outcomes: Sequence[Row]) -> str:
@@ -134,10 +136,17 @@ def diagnosis(verdicts: Sequence[Row]) -> list[str]:
     lines = [diagnosis_line(n, r) for n, r in (("at the seam", above), ("below it", below), ("all", list(verdicts)))]
     if not verdicts:
         return table(head, lines)
-    steps, seconds = ([row["verdict"][key] for row in verdicts] for key in ("replayed_steps", "seconds"))
-    cost = f"Cost of a diagnosis: median {median(steps):.0f} replayed steps, {median(seconds):.1f} s; "
-    cost += f"most {max(steps)} steps, {max(seconds):.1f} s."
-    return [*table(head, lines), "", cost, "", culprits(verdicts), "", layers(verdicts)]
+    return [*table(head, lines), "", *costs(verdicts), "", culprits(verdicts), "", layers(verdicts)]
+
+
+def costs(verdicts: Sequence[Row]) -> list[str]:
+    """Replayed steps and seconds of a diagnosis, and its share of two trainings."""
+    steps, seconds = (sorted(row["verdict"][key] for row in verdicts) for key in ("replayed_steps", "seconds"))
+    lines = [
+        (name, count, *(f"{count / whole:.2%}" for whole in TRAININGS.values()), f"{took:.1f}")
+        for name, count, took in (("median", median(steps), median(seconds)), ("most", steps[-1], seconds[-1]))
+    ]
+    return table(("cost of a diagnosis", "replayed steps", *(f"of {name}" for name in TRAININGS), "seconds"), lines)
 
 
 def diagnosis_line(name: str, rows: Sequence[Row]) -> list[object]:
