@@ -226,13 +226,7 @@ def open_ui(uri: str, port: int = 5000) -> None:
         raise TrackingError(
             _complaint(uri, "a store that a sweep has written", "run a sweep first, or name its storage")
         )
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or "out of range"
-            raise ConfigError(complaint("--port", port, f"a free port ({reason})", f"--port {port + 1}")) from None
+    check_port("127.0.0.1", port)
     print(f"MLflow: http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)  # noqa: T201 - this is the command's answer
     # MLflow's job runner serves its evaluation of language models: 240 MB and a process for nothing here.
     defaults = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -242,3 +236,14 @@ def open_ui(uri: str, port: int = 5000) -> None:
     if (file := sqlite_file(uri)) is not None:
         arguments += ["--artifacts-destination", str(file.parent / "mlartifacts")]
     os.execve(sys.executable, [sys.executable, "-m", "mlflow", "ui", *arguments], environment)  # noqa: S606 - no shell
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise ConfigError unless a server can listen there."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or "out of range"
+            raise ConfigError(complaint("--port", port, f"a free port ({reason})", f"--port {port + 1}")) from None

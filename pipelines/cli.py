@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.cli_evidence import Storage, Uri, bundle, diagnose, explain, replay
+from pipelines.cli_services import mlflow_server
 from trainables.errors import ConfigError, Epoch14Error, complaint
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def ui(
 
 for evidence in (explain, diagnose, bundle, replay):
     app.command()(evidence)
+app.command("mlflow-server")(mlflow_server)
 
 
 @app.command()
@@ -252,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(code or 0)
 
 
-COMMANDS = tuple(command.callback.__name__ for command in app.registered_commands if command.callback)
+COMMANDS = tuple(command.name or command.callback.__name__ for command in app.registered_commands if command.callback)
 
 
 def _print_result(result: SweepResult) -> None:
