@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.cli_evidence import Storage, Uri, bundle, diagnose, explain, replay
-from pipelines.cli_services import mlflow_server
+from pipelines.cli_services import mlflow_server, pipeline
 from trainables.errors import ConfigError, Epoch14Error, complaint
 
 if TYPE_CHECKING:
@@ -123,6 +123,7 @@ def ui(
 
 for evidence in (explain, diagnose, bundle, replay):
     app.command()(evidence)
+app.command()(pipeline)
 app.command("mlflow-server")(mlflow_server)
 
 

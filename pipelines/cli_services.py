@@ -1,13 +1,36 @@
-"""The commands of `epoch14` for a team's services: mlflow-server.
+"""The commands of `epoch14` for a team's services: pipeline, mlflow-server.
 
 The work is imported where it is called, as in `cli`.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+def pipeline(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The YAML file to write.")],
+    *,
+    image: Annotated[
+        str | None, typer.Option(metavar="IMAGE", help="The pods' image, pinned by a tag or a digest.")
+    ] = None,
+    gpus: Annotated[int, typer.Option(metavar="N", min=0, help="GPUs of the pods that sweep and train.")] = 0,
+    secret: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Kubernetes secret with MLFLOW_TRACKING_* and AWS_* keys.")
+    ] = None,
+    claim: Annotated[
+        str | None, typer.Option(metavar="NAME:/FOLDER", help="Persistent volume claim that every pod mounts.")
+    ] = None,
+) -> None:
+    """Compile the Kubeflow pipeline: prepare, doctor, sweep, train the best, evaluate, register."""
+    from pipelines.kubeflow import Pods, compile_pipeline
+
+    pods = Pods(gpus=gpus, secret=secret, claim=claim) if image is None else Pods(image, gpus, secret, claim)
+    compile_pipeline(out, pods)
+    typer.echo(f"pipeline: {out}, image {pods.image}")
 
 
 def mlflow_server(

@@ -75,7 +75,7 @@ def answer(rows: Sequence[TrialRow]) -> str:
     if not rows:
         return "No trial ran."
     ill = [row for row in rows if row.symptom]
-    healthy = [row for row in rows if not row.symptom and row.status in ("finished", "pruned")]
+    healthy = healthy_rows(rows)
     count = Counter(row.status for row in rows)
     found = "no trial fell ill"
     if ill:
@@ -98,6 +98,11 @@ def answer(rows: Sequence[TrialRow]) -> str:
     if ill:
         sentences.append(_remedies(ill))
     return " ".join(sentences)
+
+
+def healthy_rows(rows: Sequence[TrialRow]) -> list[TrialRow]:
+    """The trials that fell ill with nothing and raised nothing."""
+    return [row for row in rows if not row.symptom and row.status in ("finished", "pruned")]
 
 
 def short_ids(rows: Sequence[TrialRow]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,21 @@ class Training:
         identity = json.dumps([trained, trial.data.path, self.config.checkpoints], sort_keys=True)
         digest = hashlib.blake2b(identity.encode(), digest_size=4).hexdigest()
         return Path(self.config.storage) / f"{self.config.name}-{digest}"
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """The best checkpoint of a run that came to its end, as `trainables.serve` reads it, and what made it."""
+
+    run_id: str
+    """The MLflow run that trained it."""
+    classes: int
+    step: int
+    """Of the checkpoint."""
+    val_top1: float
+    """Of that checkpoint, as the run itself evaluated it."""
+    tags: Mapping[str, str]
+    """Its lineage, for the registry."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +118,10 @@ def run_training(
     (row,) = result.rows
     if row.status != "finished":
         return TrainingResult(result, None)
-    return _register(training, result, row.trial_id)
+    with tempfile.TemporaryDirectory() as name:
+        network = export_network(training, result, Path(name))
+        model = register(result.tracking_uri, training.config.name, network, Path(name))
+    return TrainingResult(result, model, network.step, network.val_top1)
 
 
 def _checked(config: SweepConfig, origin: str) -> Training:
@@ -125,15 +143,18 @@ def _only_trial(config: SweepConfig) -> TrialConfig:
     return trial_config(config.trial, next(iter(probe_points(config.axes))))
 
 
-def _register(training: Training, result: SweepResult, trial_id: str) -> TrainingResult:
-    """Put the best checkpoint of the run into the registry, with its lineage."""
-    from infra.registry import register_network
+def export_network(training: Training, result: SweepResult, folder: Path) -> TrainedNetwork:
+    """Write the best checkpoint of a run that finished into an empty folder, as `trainables.serve` reads it.
+
+    Raises CheckpointError where the run's last state could not be written.
+    """
     from trainables.checkpoint import CheckpointStore
     from trainables.data.index import open_index
     from trainables.serve import save_network
 
     config = _only_trial(training.config)
-    place = checkpoint_places(training.config, result.path, only_trial=True)(trial_id)
+    (row,) = result.rows
+    place = checkpoint_places(training.config, result.path, only_trial=True)(row.trial_id)
     with CheckpointStore(place, keep=config.checkpoint.keep) as store:
         best, last = store.best(), store.latest()
     if best is None or last is None or last.step < config.max_steps:
@@ -149,16 +170,14 @@ def _register(training: Training, result: SweepResult, trial_id: str) -> Trainin
         "epoch14.data": f"{index.root}: {len(index.train)} + {len(index.val)} images, {len(index.classes)} classes",
         "epoch14.sweep_run": result.parent_run_id,
     }
-    run_id = find_trial(result.tracking_uri, trial_id).run_id
-    with tempfile.TemporaryDirectory() as folder:
-        save_network(Path(folder), config, index, best.tensors)
-        model = register_network(
-            result.tracking_uri,
-            run_id,
-            training.config.name,
-            Path(folder),
-            classes=len(index.classes),
-            step=best.step,
-            tags=tags,
-        )
-    return TrainingResult(result, model, best.step, top1)
+    run_id = find_trial(result.tracking_uri, row.trial_id).run_id
+    save_network(folder, config, index, best.tensors)
+    return TrainedNetwork(run_id, len(index.classes), best.step, top1, tags)
+
+
+def register(uri: str, name: str, network: TrainedNetwork, folder: Path) -> RegisteredModel:
+    """Put a network that `export_network` wrote into the model registry of the store at `uri`."""
+    from infra.registry import register_network
+
+    classes, step, tags = network.classes, network.step, network.tags
+    return register_network(uri, network.run_id, name, folder, classes=classes, step=step, tags=tags)

@@ -18,7 +18,18 @@ TinyImages = Callable[..., Path]
 GROUPS = {
     "ray": [
         f"test_{name}.py"
-        for name in ("ray_trial", "bundle", "cli", "first_look", "malformed", "staged", "submit", "sweep", "train")
+        for name in (
+            "ray_trial",
+            "bundle",
+            "cli",
+            "first_look",
+            "kubeflow_steps",
+            "malformed",
+            "staged",
+            "submit",
+            "sweep",
+            "train",
+        )
     ],
     "servers": [f"test_tracking{part}.py" for part in ("", "_callback", "_metrics", "_writer")],
 }

@@ -77,6 +77,7 @@ def test_surface_is_frozen() -> None:
         "replay": ["folder", "--data"],
         "submit": ["preset", "--address", "--set"],
         "shard": ["source", "target", "--seed", "--shard-size", "--reencode", "--threads", "--verify"],
+        "pipeline": ["out", "--image", "--gpus", "--secret", "--claim"],
         "mlflow-server": ["--backend", "--artifacts", "--host", "--port", "--allowed-host", "--workers"],
     }
 
