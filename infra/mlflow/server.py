@@ -44,7 +44,11 @@ default_permission = READ
 database_uri = {database}
 admin_username = admin
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+auth_cache_ttl_seconds = {cache_s}
 """
+CACHE_S = 60
+"""For which a worker remembers a password that it has checked. Without, each request hashes it anew, which is most of
+its time; with it, other workers than the one that changed a password may take the old one for so long."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,6 @@ def _environment(database: URL) -> dict[str, str]:
     secrets = {} if database.password is None else {"PGPASSWORD": str(database.password)}
     address = database.set(password=None).render_as_string(hide_password=False)
     config = Path(tempfile.mkdtemp(prefix="epoch14-mlflow-")) / "auth.ini"
-    config.write_text(AUTH_CONFIG.format(database=address.replace("%", "%%")), encoding="utf-8")
+    config.write_text(AUTH_CONFIG.format(database=address.replace("%", "%%"), cache_s=CACHE_S), encoding="utf-8")
     settings = {**QUIET, "MLFLOW_AUTH_CONFIG_PATH": str(config)}
     return {**settings, **os.environ, **secrets, BACKEND: address}

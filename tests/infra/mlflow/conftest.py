@@ -165,9 +165,10 @@ class TeamServer:
         user: tuple[str, str] | None = ADMIN,
         headers: Mapping[str, str] | None = None,
         body: Mapping[str, object] | None = None,
+        method: str | None = None,
     ) -> int:
-        """HTTP status of a request; 0 where nobody answers. What goes to the API is a POST of `body`."""
-        asked = urllib.request.Request(f"{self.uri}{path}", headers=dict(headers or {}))  # noqa: S310 - our own
+        """HTTP status of a request; 0 where nobody answers. What goes to the API is by default a POST of `body`."""
+        asked = urllib.request.Request(f"{self.uri}{path}", headers=dict(headers or {}), method=method)  # noqa: S310 - our own
         if path.startswith("/api"):
             asked.data = json.dumps(body or {"max_results": 1}).encode()
             asked.add_header("Content-Type", "application/json")

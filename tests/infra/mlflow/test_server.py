@@ -120,6 +120,20 @@ def test_users_have_their_own_rights(team_server: TeamServer, as_admin: None, mo
         reader.delete_experiment(experiment)
 
 
+def test_a_changed_password_counts_at_once(team_server: TeamServer) -> None:
+    """A worker that remembers the passwords it has checked forgets one that is changed or whose user is deleted."""
+    old, new = ("leaver", "an old password of mine"), ("leaver", "a new password of mine")
+    account = {"username": old[0], "password": old[1]}
+    assert team_server.status("/api/2.0/mlflow/users/create", body=account) == 200
+    assert team_server.status(user=old) == 200
+    change = {"username": new[0], "password": new[1]}
+    assert team_server.status("/api/2.0/mlflow/users/update-password", body=change, method="PATCH") == 200
+    assert (team_server.status(user=old), team_server.status(user=new)) == (401, 200)
+    gone = {"username": new[0]}
+    assert team_server.status("/api/2.0/mlflow/users/delete", body=gone, method="DELETE") == 200
+    assert team_server.status(user=new) == 401
+
+
 def test_no_secret_is_on_a_command_line_or_in_a_file(team_server: TeamServer) -> None:
     """Neither the processes' command lines nor the file with the settings of the passwords hold a secret."""
     secrets = (ADMIN[1], PYTHON_TOKEN, DATABASE_PASSWORD, "p%40ss", "the-servers-own")
