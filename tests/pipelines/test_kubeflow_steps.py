@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from infra.tracking import default_tracking_uri
+from infra.tracking import default_tracking_uri, open_client
 from pipelines.kubeflow_steps import (
     check_findings,
     check_model_name,
@@ -126,6 +126,27 @@ def test_a_sweep_of_ill_trials_has_no_best(
     with pytest.raises(SweepError, match=r"a run that comes to its end \(stopped at step 3: non_finite\)"):
         train_network(trial["trial_id"], [f"storage={storage}"], uri, tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_a_retry_goes_on_from_the_checkpoints(
+    ray_here: RayHere, digits_cache: Path, empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training whose pod was lost goes on in another one, from the last checkpoint at the place that both reach."""
+    monkeypatch.setenv("EPOCH14_CACHE", str(digits_cache))
+    shutil.copy(empty_store, tmp_path)
+    ray_here.local()
+    uri, checkpoints = default_tracking_uri(tmp_path), tmp_path / "checkpoints"
+    config = load_config(ILL, ["faults=[]"], tracking_uri=uri, storage=str(tmp_path / "pod 1"))
+    _, best = sweep_for_best(config, tmp_path / "result")
+    changes = ["max_steps=8", "eval_every=8", "checkpoint.every=4", f"checkpoints={checkpoints}"]
+    first = train_network(best.trial_id, [*changes, f"storage={tmp_path / 'pod 2'}"], uri, tmp_path / "lost")
+    shutil.rmtree(max(checkpoints.rglob("step-*")))
+    again = train_network(best.trial_id, [*changes, f"storage={tmp_path / 'pod 3'}"], uri, tmp_path / "model")
+    assert (again["step"], again["val_top1"]) == (8, first["val_top1"])
+    client = open_client(uri)
+    first_losses, losses = (client.get_metric_history(made["run_id"], "loss") for made in (first, again))
+    assert [point.step for point in losses] == [4, 5, 6, 7]
+    assert [point.value for point in losses] == [point.value for point in first_losses[4:]]
 
 
 def test_a_poor_model_is_not_registered(tmp_path: Path) -> None:
