@@ -1,4 +1,4 @@
-"""The Dockerfiles keep the rules, the rules find what breaks them, and what goes into the images is pinned."""
+"""The Dockerfiles keep the rules, the rules find what breaks them, and the images hold what the manifests ask for."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.infra.images.dockerfile import read_stages
+from tests.infra.images.dockerfile import Instruction, lineage, read_stages
 from tests.infra.images.lint import RULES, complaints, targets
+from tests.infra.manifests.__main__ import overlays
+from tests.infra.manifests.kustomize import render
+from tests.infra.manifests.pods import pods
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "infra" / "docker"
@@ -202,3 +205,23 @@ def test_the_package_of_the_images_holds_all_that_runs(tmp_path: Path) -> None:
     assert {f"pipelines/presets/{path.name}" for path in (ROOT / "pipelines" / "presets").glob("*.yaml")} <= names
     (entry,) = (name for name in names if name.endswith("entry_points.txt"))
     assert "epoch14 = pipelines.cli:main" in zipfile.ZipFile(wheel).read(entry).decode()
+
+
+def user_of(instructions: list[Instruction]) -> str:
+    """The user that an image ends as."""
+    return [one.arguments for one in instructions if one.name == "USER"][-1]
+
+
+def test_pods_run_as_the_user_of_their_image() -> None:
+    """The numbers in the manifests are the ones that own the folders in our images."""
+    users = {
+        user_of(lineage(stages, name))
+        for path in DOCKERFILES
+        if (stages := read_stages(path))
+        for name in targets(stages)
+    }
+    assert users == {"1000:1000"}
+    ours = [pod for overlay in overlays() for pod in pods(render(overlay)) if pod.component != "postgres"]
+    assert {(pod.spec["securityContext"]["runAsUser"], pod.spec["securityContext"]["runAsGroup"]) for pod in ours} == {
+        (1000, 1000)
+    }
