@@ -19,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Its functions go to Ray by value, and SlipCover's probes can't be pickled.
 BY_VALUE := infra/ray_trial.py
 
-.PHONY: help setup sweep ui test check format lock bench-healthy bench-stories bench-train bench-gpu bench-norms bench-resume bench-fuzz bench-input bench-launches bench-curves bench-diagnosis
+.PHONY: help setup sweep ui test check format lock manifests bench-healthy bench-stories bench-train bench-gpu bench-norms bench-resume bench-fuzz bench-input bench-launches bench-curves bench-diagnosis
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -51,6 +51,11 @@ format: setup ## put the code into shape
 lock: $(UV) ## write requirements.lock anew: versions and hashes, no address (ARGS=--upgrade for newer versions)
 	$(UV) pip compile pyproject.toml --extra dev --extra fast --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --no-header --quiet --output-file $(LOCK) $(ARGS)
+	$(UV) pip compile infra/docker/mlflow.in --constraint $(LOCK) --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --no-header --quiet --output-file infra/docker/mlflow.lock
+
+manifests: setup ## every Kubernetes manifest and the schema that it was checked against
+	$(PYTHON) -m tests.infra.manifests $(ARGS)
 
 bench-healthy: setup ## long healthy runs: the detector must stay silent
 	$(PYTHON) tests/benchmarks/healthy.py $(ARGS)

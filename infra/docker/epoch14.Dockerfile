@@ -8,7 +8,7 @@
 # which they change: torch, other packages, epoch14. uv is mounted, never copied; no build tool stays (BuildKit).
 
 # The digest is the multi-platform index that several public repositories pin for this tag; nobody of us has pulled it.
-FROM docker.io/library/python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d AS base
+FROM python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d AS base
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 # KubeRay may start a login shell, which forgets the PATH of an image.
 # hadolint ignore=SC2016

@@ -5,7 +5,7 @@
 # infra/docker/mlflow.lock pins every package by hash. BuildKit is needed.
 
 # As in epoch14.Dockerfile.
-FROM docker.io/library/python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d AS base
+FROM python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d AS base
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 RUN groupadd --gid 1000 mlflow && useradd --uid 1000 --gid 1000 --create-home --shell /usr/sbin/nologin mlflow
 

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "infra" / "docker"
 DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
 GOOD = """\
-FROM docker.io/library/python:3.11.14-slim-bookworm@sha256:{digest} AS base
+FROM python:3.11.14-slim-bookworm@sha256:{digest} AS base
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc && rm -rf /var/lib/apt/lists/*
 USER 1000:1000
