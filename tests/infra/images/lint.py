@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.infra.images.dockerfile import Instruction, Stage, lineage, read_stages
 
-PINNED = re.compile(r"[a-z0-9.-]+(?:/[a-z0-9._-]+)+:\d[\w.-]*@sha256:[0-9a-f]{64}")
+PINNED = re.compile(r"[a-z0-9.-]+(?:/[a-z0-9._-]+)*:\d[\w.-]*@sha256:[0-9a-f]{64}")
 KNOWN = {"FROM", "SHELL", "RUN", "ENV", "WORKDIR", "COPY", "USER", "ENTRYPOINT", "CMD", "EXPOSE"}
 SECRET = re.compile(r"(?i)\b\w*(?:password|secret|token|access_key)\w*=")
 Rule = Callable[[list[Stage]], Iterator[tuple[int, str]]]
