@@ -16,7 +16,7 @@ from tests.infra.manifests.kustomize import Manifest, render
 from tests.infra.manifests.network import lets_in, may_reach
 from tests.infra.manifests.pods import Pod, pods
 
-PINNED = re.compile(r"[a-z0-9.-]+(?:/[a-z0-9._-]+)+:(?P<tag>[\w][\w.-]*)(?:@sha256:[0-9a-f]{64})?")
+PINNED = re.compile(r"[a-z0-9.-]+(?:/[a-z0-9._-]+)*:(?P<tag>[\w][\w.-]*)(?:@sha256:[0-9a-f]{64})?")
 SECRETS = {
     "epoch14-ray-token": {"auth_token"},
     "epoch14-postgres": {"password"},

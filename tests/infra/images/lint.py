@@ -31,7 +31,7 @@ def _everything(stages: list[Stage]) -> Iterator[Instruction]:
 
 
 def pinned_bases(stages: list[Stage]) -> Iterator[tuple[int, str]]:
-    """DL3006, DL3007: a base is an earlier stage, or an image with registry, version and digest."""
+    """DL3006, DL3007: a base is an earlier stage, or an image with version and digest."""
     earlier: set[str] = set()
     for stage in stages:
         if stage.base not in earlier and not PINNED.fullmatch(stage.base):
