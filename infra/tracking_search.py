@@ -138,21 +138,23 @@ def _record(client: MlflowClient, run: Run, namesakes: int) -> TrialRecord:
         best_val_top1=metrics.get("best_val_top1"),
         last_step=max((point.step for point in history), default=None),
         symptom="" if symptom == "none" else symptom,
-        diagnosis=_diagnosis(client, run) if "diagnosis.cause" in tags else None,
-        events=_events(client, run) if "diagnosis.events" in tags else [],
+        diagnosis=read_diagnosis(client, run) if "diagnosis.cause" in tags else None,
+        events=read_events(client, run) if "diagnosis.events" in tags else [],
         siblings=tags.get("diagnosis.siblings", ""),
         namesakes=namesakes,
     )
 
 
-def _diagnosis(client: MlflowClient, run: Run) -> dict[str, Any]:
+def read_diagnosis(client: MlflowClient, run: Run) -> dict[str, Any]:
+    """What a trial's run says of the symptom that ended it; the run has the tag `diagnosis.cause`."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(client.download_artifacts(run.info.run_id, "diagnosis.json", folder))
         diagnosis: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return diagnosis
 
 
-def _events(client: MlflowClient, run: Run) -> list[dict[str, Any]]:
+def read_events(client: MlflowClient, run: Run) -> list[dict[str, Any]]:
+    """What a trial's run went on after; the run has the tag `diagnosis.events`."""
     with tempfile.TemporaryDirectory() as folder:
         found = Path(client.download_artifacts(run.info.run_id, EVENTS_FOLDER, folder))
         return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(found.glob("*.json"))]

@@ -1,4 +1,4 @@
-"""The commands of `epoch14` that show and repeat evidence: explain, diagnose, bundle, replay.
+"""The commands of `epoch14` that show and repeat evidence: explain, report, diagnose, bundle, replay.
 
 The work is imported where it is called, as in `cli`.
 """
@@ -31,6 +31,25 @@ def explain(
     from pipelines.explain import explain as explain_trial
 
     explain_trial(trial, uri or default_tracking_uri(storage), Console())
+
+
+def report(
+    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's name, its folder, or its MLflow run id.")],
+    *,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write it there; by default NAME-report.html, here.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
+    storage: Storage = "outputs",
+    uri: Uri = None,
+) -> None:
+    """Write what a sweep found as one HTML file: the answer, the factors, curves, swaps, samples, compute."""
+    from pipelines.report_html.build import write_report
+
+    file = write_report(sweep, out, storage, uri)
+    typer.echo(f"report: {file}")
+    if show:
+        typer.launch(str(file.resolve()))
 
 
 def diagnose(

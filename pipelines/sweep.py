@@ -135,6 +135,7 @@ def _fit(plan: _Plan, cluster: Cluster, write: Callable[[str], None]) -> SweepRe
     from infra.ray_tune import fit
     from infra.tracking_callback import TrialTracker
     from infra.tracking_runs import CHECKPOINTS, TRIAL_ID
+    from pipelines.report_html.build import attach
 
     config, folder = plan.config, plan.folder
     uri, experiment = config.tracking_uri, config.tracking.experiment
@@ -157,7 +158,8 @@ def _fit(plan: _Plan, cluster: Cluster, write: Callable[[str], None]) -> SweepRe
     for trial_id, text in siblings.items():
         tracker.cite(trial_id, text)
     parent_run_id = tracker.parent_run_id
-    tracker.finish(rows)
+    if tracker.finish(rows) is None:
+        attach(uri, parent_run_id)
     interrupted = any(row.status == "interrupted" for row in rows)
     failed = sum(row.status == "failed" for row in rows)
     return SweepResult(rows, config.name, folder, uri, experiment, parent_run_id, failed, interrupted)

@@ -70,6 +70,7 @@ def test_surface_is_frozen() -> None:
         "train": ["target", "--set", "--fault", "--local", "--address", "--storage", "--uri"],
         "ui": ["--storage", "--uri", "--port"],
         "explain": ["trial", "--storage", "--uri"],
+        "report": ["sweep", "--out", "--open", "--storage", "--uri"],
         "diagnose": ["log", "--json", "--num-classes", "--column", "--storage", "--uri"],
         "doctor": ["path", "--normalization", "--image-size", "--limit", "--json", "--html", "--fail-on"],
         "config": ["preset", "--set"],

@@ -1,9 +1,11 @@
-"""What a rollback did, and what siblings say, is told in MLflow, by `epoch14 explain` and in the sweep's report."""
+"""What a rollback did, and what siblings say, is told in MLflow, by `epoch14 explain` and in the sweep's reports."""
 
 from __future__ import annotations
 
 import io
+import re
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,8 +18,6 @@ from pipelines.report import print_report
 from pipelines.sweep import SweepResult, run_sweep
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.conftest import RayHere
 
 SWEEP = """\
@@ -96,3 +96,52 @@ def test_the_report_of_the_sweep_tells_both(swept: SweepResult) -> None:
     for row in swept.rows:
         assert f"went back and on with {row.interventions}" in text
         assert row.siblings in text
+
+
+def test_the_html_report_lies_in_the_sweeps_run(swept: SweepResult, tmp_path: Path) -> None:
+    """MLflow has it as an artifact of the sweep's run, with both events, their cause, and what was done."""
+    client = MlflowClient(swept.tracking_uri)
+    html = Path(client.download_artifacts(swept.parent_run_id, "report.html", str(tmp_path))).read_text("utf-8")
+    assert html.lstrip().startswith("<!doctype html>")
+    assert "2 of 2 trials fell ill: non_finite_input (2)" in html
+    assert "Synthetic" not in html
+    for row in swept.rows:
+        assert f'id="t-{row.trial_id}"' in html
+    assert html.count("the run went back to step") == 2
+    assert html.count("Replay: pixels swapped, severity") == 2
+
+
+@pytest.mark.parametrize("way", ["name", "folder", "folder name", "run id"])
+def test_a_report_is_made_anew_from_the_records(
+    way: str, swept: SweepResult, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """`epoch14 report` takes a sweep's name, its folder, which names the store too, and its run id."""
+    word = {"folder": str(swept.path), "folder name": swept.path.name, "run id": swept.parent_run_id}.get(
+        way, swept.name
+    )
+    out = tmp_path / "it.html"
+    store = [] if way == "folder" else ["--uri", swept.tracking_uri]
+    assert main(["report", word, "--out", str(out), *store]) == 0
+    assert capfd.readouterr().out == f"report: {out}\n"
+    html = out.read_text("utf-8")
+    assert "non_finite_input" in html
+    assert f"epoch14 explain {swept.rows[0].trial_id} --uri sqlite:///" in html
+
+
+def test_a_report_that_cannot_be_made_is_one_line(
+    swept: SweepResult, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An unknown sweep names close ones, a store or a folder that isn't there is said to be missing; no traceback."""
+    for words, says in (
+        (["roled_back", "--uri", swept.tracking_uri], "SWEEP: 'roled_back' is not allowed.*write 'rolled_back'"),
+        (["", "--uri", swept.tracking_uri], "SWEEP: '' is not allowed.*write one of 'rolled_back'"),
+        (['it\'s "odd"', "--uri", swept.tracking_uri], "SWEEP: .*write one of"),
+        (["rolled_back", "--storage", str(tmp_path)], "a store that a sweep has written"),
+        (
+            ["rolled_back", "--uri", swept.tracking_uri, "--out", str(tmp_path / "no" / "x.html")],
+            "--out: .*No such file",
+        ),
+    ):
+        assert main(["report", *words]) == 2
+        (line,) = capfd.readouterr().err.splitlines()
+        assert re.search(f"^epoch14: error: .*{says}", line)
