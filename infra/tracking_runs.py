@@ -45,6 +45,8 @@ MAY_FAIL = ("loss", "grad_norm")
 """Metrics whose first non-finite value is also kept as a tag; elsewhere NaN means 'none here'."""
 SWEEP_FILE, TRIAL_FILE = "sweep.yaml", "config.yaml"
 """Artifacts of the sweep's run and of each trial's: their configs."""
+DIAGNOSIS_FILE = "diagnosis.json"
+"""Artifact of a trial's run: the diagnosis of what ended it."""
 EVENTS_FOLDER = "events"
 """Artifacts of a trial's run: what it went on after, one JSON and one Markdown file an event, by number."""
 QUARANTINE_FILE = "quarantined.txt"
@@ -266,7 +268,7 @@ class RunRecorder:
 
     def _log_diagnosis(self, state: RunState, diagnosis: Mapping[str, Any]) -> None:
         markdown = to_markdown(diagnosis)
-        self._client.log_text(state.run_id, json.dumps(diagnosis, indent=1), "diagnosis.json")
+        self._client.log_text(state.run_id, json.dumps(diagnosis, indent=1), DIAGNOSIS_FILE)
         self._client.log_text(state.run_id, markdown, "diagnosis.md")
         history = self._client.get_metric_history(state.run_id, "loss")
         loss = [(point.step, point.value) for point in sorted(history, key=lambda point: point.step)]

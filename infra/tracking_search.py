@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from infra.tracking import check_recorded, open_client, without_password
-from infra.tracking_runs import CHECKPOINTS, EVENTS_FOLDER, SWEEP_FILE, TRIAL_FILE, TRIAL_ID
+from infra.tracking_runs import CHECKPOINTS, DIAGNOSIS_FILE, EVENTS_FOLDER, SWEEP_FILE, TRIAL_FILE, TRIAL_ID
 from trainables.errors import ConfigError, complaint
 
 if TYPE_CHECKING:
@@ -138,17 +138,16 @@ def _record(client: MlflowClient, run: Run, namesakes: int) -> TrialRecord:
         best_val_top1=metrics.get("best_val_top1"),
         last_step=max((point.step for point in history), default=None),
         symptom="" if symptom == "none" else symptom,
-        diagnosis=read_diagnosis(client, run) if "diagnosis.cause" in tags else None,
+        diagnosis=_diagnosis(client, run) if "diagnosis.cause" in tags else None,
         events=read_events(client, run) if "diagnosis.events" in tags else [],
         siblings=tags.get("diagnosis.siblings", ""),
         namesakes=namesakes,
     )
 
 
-def read_diagnosis(client: MlflowClient, run: Run) -> dict[str, Any]:
-    """What a trial's run says of the symptom that ended it; the run has the tag `diagnosis.cause`."""
+def _diagnosis(client: MlflowClient, run: Run) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(client.download_artifacts(run.info.run_id, "diagnosis.json", folder))
+        file = Path(client.download_artifacts(run.info.run_id, DIAGNOSIS_FILE, folder))
         diagnosis: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return diagnosis
 

@@ -135,6 +135,21 @@ def test_trials_are_in_the_tracking_store(three_ways: Swept) -> None:
     assert finished.data.metrics["moment_norm"] == 0
 
 
+def test_the_report_tells_each_ending(three_ways: Swept, tmp_path: Path) -> None:
+    """The HTML that the sweep has left in its run has a line for each trial, with the error of the one that raised."""
+    from mlflow import MlflowClient
+
+    result = three_ways.result
+    file = MlflowClient(result.tracking_uri).download_artifacts(result.parent_run_id, "report.html", str(tmp_path))
+    html = Path(file).read_text(encoding="utf-8")
+    assert "1 of 3 trials fell ill: not diagnosed (1); 1 failed with an error" in html
+    assert html.count("<td><details><summary>how</summary>") == 3
+    assert "<td>finished</td>" in html
+    assert "<td>stopped</td><td>non_finite</td>" in html
+    assert "faults.params.normalization: &#39;nonsense&#39; is not allowed" in html
+    assert "1 more ended before anyone could know" in html
+
+
 @pytest.mark.parametrize(
     "search", ["{kind: optuna, num_trials: 2, asha: {grace_steps: 1}}", "{kind: random, num_trials: 2}"]
 )

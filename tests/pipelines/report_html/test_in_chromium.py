@@ -43,3 +43,24 @@ def test_a_link_opens_its_trial(browser: list[str], make_sweep: MakeSweep, tmp_p
     assert '<details class="story" id="t-madeup_00067">' in page
     assert '<details open="">\n<summary>' in page.replace("\r", "")
     assert complaints == ""
+
+
+def test_the_table_sorts_and_filters(browser: list[str], make_sweep: MakeSweep, tmp_path: Path) -> None:
+    """A head that is pressed sorts by its numbers and says so; words and an ending leave the lines that have them."""
+    presses = """<script>
+    const press = (place) => document.querySelectorAll("#all-trials thead button")[place].click();
+    press(8); press(8);
+    const lines = [...document.querySelectorAll("#all-trials tbody tr")];
+    document.title = "steps " + lines.map((row) => row.cells[8].textContent).join(" ");
+    words.value = "lr_jump MULTI"; words.dispatchEvent(new Event("input"));
+    </script>"""
+    file = tmp_path / "report.html"
+    sweep = make_sweep(12)
+    file.write_text(to_html(sweep) + presses, encoding="utf-8")
+    page, complaints = opened(browser, file.as_uri())
+    steps = sorted((trial.steps for trial in sweep.trials), reverse=True)
+    assert f"<title>steps {' '.join(map(str, steps))}</title>" in page
+    assert page.count('<th scope="col" aria-sort="descending">') == 1
+    assert 'role="status">5 of 12 trials' in page
+    assert page.count('<tr hidden="">') == 7
+    assert complaints == ""
