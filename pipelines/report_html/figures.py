@@ -69,15 +69,23 @@ def single(curve: Drawn, most_points: int, bands: Sequence[tuple[int, int]], lab
     return _svg(640, 210, label, _axes(frame) + back + _line(curve, points, frame) + _marks(curve, frame))
 
 
-def replays(curves: Sequence[Drawn], frame: Frame, onset: int, label: str) -> Markup:
-    """Replays around an event, small, to be compared with others in the same frame."""
-    lines = Markup("").join(_line(curve, curve.points, frame) for curve in curves)
-    box = Markup('<rect class="box" x="{}" y="{}" width="{}" height="{}"/>')
-    edge = box.format(frame.left, frame.top, frame.width, frame.height)
+def replays(curve: Drawn, before: Markup, frame: Frame, onset: int, label: str) -> Markup:
+    """A replay around an event above the run as it was, small, to be compared with others in the same frame."""
     x = frame.x(onset)
     begin = Markup('<path class="onset" d="M{} {}v{}"/>').format(x, frame.top, frame.height) if x > frame.left else ""
-    marks = Markup("").join(_marks(curve, frame) for curve in curves)
-    return _svg(frame.width + 8, frame.height + 8, label, edge + begin + lines + marks, small=True)
+    size = Markup('<svg class="replay" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>')
+    content = begin + before + _line(curve, curve.points, frame)
+    return size.format(frame.width + 2 * frame.left, frame.height + 2 * frame.top, label, content)
+
+
+def replayed_as_run(points: Sequence[Point], frame: Frame, name: str) -> Markup:
+    """The run as it was, to be drawn below replays by its name: its path stands in the file once."""
+    return Markup('<path id="{}" class="line before" d="{}"/>').format(name, path_of(points, frame))
+
+
+def drawn_again(name: str) -> Markup:
+    """What was drawn under this name."""
+    return Markup('<use href="#{}"/>').format(name)
 
 
 def replay_frame(curves: Sequence[Sequence[Point]]) -> Frame:

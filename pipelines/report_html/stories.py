@@ -11,13 +11,13 @@ from markupsafe import Markup
 from infra.explanation import NONE, number, percent, plain, remedy_text
 from infra.tracking_sweeps import SweptTrial
 from pipelines.report_html.curves import Point, thinned
-from pipelines.report_html.figures import Drawn, replay_frame, replays, single
+from pipelines.report_html.figures import Drawn, drawn_again, replay_frame, replayed_as_run, replays, single
 from pipelines.report_html.reproduce import set_options
 from pipelines.report_html.samples import named_samples
 from pipelines.report_html.trials import diagnoses, onsets
 from trainables.baseline import NON_FINITE_SCORE
 
-NAMES_SHOWN = 12
+NAMES_SHOWN = 8
 """Samples that a story names."""
 AS_RUN, ALL_REFERENCE, REMEDY = "as run", "all reference", "remedy"
 """Replays of a diagnosis that are no row of its table."""
@@ -76,12 +76,13 @@ def tell(trial: SweptTrial, style: str, mark: str, most_points: int) -> Story:
     curve = Drawn(trial.loss, style, "", onsets(trial), mark)
     label = f"Training loss of trial {trial.trial_id}, events at step {', '.join(map(str, onsets(trial))) or 'unknown'}"
     figure = single(curve, 2 * most_points, bands, label) if trial.loss else Markup("")
-    return Story(trial, figure, tuple(_told(one, most_points) for one in found), style)
+    told = tuple(_told(one, most_points, f"r{trial.trial_id}.{place}") for place, one in enumerate(found))
+    return Story(trial, figure, told, style)
 
 
-def _told(diagnosis: Mapping[str, Any], most_points: int) -> ToldDiagnosis:
+def _told(diagnosis: Mapping[str, Any], most_points: int, name: str) -> ToldDiagnosis:
     symptom = diagnosis["symptom"]
-    drawing = _Drawing(diagnosis, most_points)
+    drawing = _Drawing(diagnosis, most_points, name)
     names = [file for _, file in named_samples(diagnosis)]
     change = (diagnosis.get("remedy") or {}).get("change") or {}
     rows = [_row(row, drawing) for row in diagnosis.get("table") or ()]
@@ -115,7 +116,7 @@ def _remedy(diagnosis: Mapping[str, Any]) -> str:
 class _Drawing:
     """The replays of one diagnosis, in one frame."""
 
-    def __init__(self, diagnosis: Mapping[str, Any], most_points: int) -> None:
+    def __init__(self, diagnosis: Mapping[str, Any], most_points: int, name: str) -> None:
         curves = diagnosis.get("curves") or {}
         points: dict[str, list[Point]] = {
             str(name): [(int(step), float(loss)) for step, loss in curve] for name, curve in curves.items() if curve
@@ -123,18 +124,27 @@ class _Drawing:
         self._onset = onset = int(diagnosis["symptom"]["onset"])
         self._curves = {name: thinned(curve, most_points, {onset - 1, onset}) for name, curve in points.items()}
         self._frame = replay_frame(list(self._curves.values()))
+        self._name, self._named = name, False
 
     def of(self, name: str, severity: float | None) -> Markup:
-        """A replay beside the run as it was; empty where its curve was not kept."""
+        """A replay above the run as it was; empty where its curve was not kept."""
         curve = self._curves.get(name)
         if curve is None:
             return Markup("")
-        drawn = [Drawn(self._curves[AS_RUN], "before", AS_RUN)] if AS_RUN in self._curves and name != AS_RUN else []
         broke = severity is not None and severity >= NON_FINITE_SCORE
         # A curve holds finite losses only: it ends where the loss was not.
         tail = [(curve[-1][0] + 1, float("nan"))] if broke else []
-        drawn.append(Drawn([*curve, *tail], "after", name))
-        return replays(drawn, self._frame, self._onset, f"Replay: {name}, severity {number(severity)}")
+        before = Markup("") if name == AS_RUN else self._before()
+        drawn = Drawn([*curve, *tail], "after", "")
+        return replays(drawn, before, self._frame, self._onset, f"Replay: {name}, severity {number(severity)}")
+
+    def _before(self) -> Markup:
+        if AS_RUN not in self._curves:
+            return Markup("")
+        if self._named:
+            return drawn_again(self._name)
+        self._named = True
+        return replayed_as_run(self._curves[AS_RUN], self._frame, self._name)
 
 
 def _row(row: Mapping[str, Any], drawing: _Drawing) -> SwapRow:

@@ -165,6 +165,17 @@ def test_a_thousand_trials_fit(make_sweep: MakeSweep) -> None:
     assert "Synthetic records" in html
 
 
+def test_a_thousand_diagnoses_fit_too(make_sweep: MakeSweep) -> None:
+    """A report of 1,000 synthetic trials that are all diagnosed, and name 4,096 samples each, is below 10 MB."""
+    ill = [trial for trial in make_sweep(80).trials if trial.diagnosis]
+    trials = tuple(replace(ill[place % len(ill)], trial_id=f"madeup_{place:05d}") for place in range(1000))
+    names = [f"train/class_{place % 1000:04d}/image_{place:08d}.jpeg" for place in range(4096)]
+    sweep = replace(make_sweep(1), trials=trials)
+    html = to_html(with_samples(sweep, "no/such/folder", list(range(4096)), names))
+    assert html.count('<details class="story"') == 1000
+    assert len(html.encode()) < 10e6
+
+
 def test_a_trial_runs_again_from_the_report_alone(make_sweep: MakeSweep, tmp_path: Path) -> None:
     """The common YAML with a trial's own options is that trial's config, key by key."""
     sweep = make_sweep(12)
