@@ -49,6 +49,8 @@ class ToldDiagnosis:
     remedy: str
     options: str
     """The remedy as `--set` options; empty where it lies outside the config."""
+    suspects: tuple[str, ...]
+    """What the tests have not cleared, best first; empty where that is the verdict alone."""
     rows: tuple[SwapRow, ...]
     """The cause first, then what was replayed, then what is equal to its reference."""
     controls: tuple[tuple[str, str, Markup], ...]
@@ -95,6 +97,7 @@ def _told(diagnosis: Mapping[str, Any], most_points: int, name: str) -> ToldDiag
         sure=percent(diagnosis["confidence"]),
         remedy=_remedy(diagnosis),
         options=set_options(change) if remedy_text(diagnosis) and change else "",
+        suspects=tuple(_suspects(diagnosis)),
         rows=tuple(sorted(rows, key=lambda row: (not row.is_cause, not row.without_drawn))),
         controls=tuple(_controls(diagnosis, drawing)),
         samples=tuple(names[:NAMES_SHOWN]),
@@ -111,6 +114,16 @@ def _remedy(diagnosis: Mapping[str, Any]) -> str:
     if remedy.get("verified"):
         return f"{plain(remedy['text'])} - verified: a replay with it stays healthy (severity {severity})"
     return f"none verified; tried: {plain(remedy['text'])} (severity {severity})"
+
+
+def _suspects(diagnosis: Mapping[str, Any]) -> list[str]:
+    suspects = diagnosis.get("causes") or ()
+    if [suspect["cause"] for suspect in suspects] == [diagnosis["cause"]]:
+        return []
+    return [
+        f"{plain(one['cause'])}, confidence {percent(one['confidence'])}: {plain(one['evidence'])}".removesuffix(": ")
+        for one in suspects
+    ]
 
 
 class _Drawing:

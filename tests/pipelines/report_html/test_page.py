@@ -110,6 +110,19 @@ def test_every_swap_is_drawn(make_sweep: MakeSweep) -> None:
     assert {"Replay: as run, severity 31.5", "Replay: all reference, severity 0.1"} < set(replays)
 
 
+def test_suspects_are_ranked_where_they_are_several(make_sweep: MakeSweep) -> None:
+    """What the tests have not cleared is listed best first with its numbers; the verdict alone is not repeated."""
+    first, ill = make_sweep(2).trials
+    assert ill.diagnosis is not None
+    verdict = {"cause": ill.diagnosis["cause"], "group": "", "confidence": 0.81, "evidence": "made up"}
+    other = {"cause": "pixels", "group": "", "confidence": 0.12, "evidence": ""}
+    for causes, listed in (([verdict], False), ([verdict, other], True)):
+        trial = replace(ill, diagnosis={**ill.diagnosis, "causes": causes})
+        text = Elements(to_html(replace(make_sweep(2), trials=(first, trial)))).text
+        assert ("Suspects, best first" in text) is listed
+        assert ("pixels, confidence 12 %\n" in text) is listed
+
+
 def test_names_are_text_whatever_they_hold(make_sweep: MakeSweep, tiny_images: TinyImages) -> None:
     """Script tags and quotes in the names of files, classes, trials and configs, and in errors, make no element."""
     folder = tiny_images(("cat<b>", "dog"), suffix=".png")
