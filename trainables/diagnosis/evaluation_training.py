@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from trainables.baseline import NOISE_FLOOR, Baseline
+from trainables.baseline import Baseline
 from trainables.config import TrialConfig
 from trainables.detectors import Symptom
 from trainables.diagnosis.case import Progress
@@ -29,6 +29,8 @@ SAMPLES = 256
 UNITS = 12.0
 """Noise units between the loss before and the loss now: at the default thresholds half of the rise is the event, and a
 quarter of it is none."""
+LEAST_RISE = 0.1
+"""Rise, as a share of chance, that replays can be compared by: a model that has learned little has little to lose."""
 
 
 def diagnose_gap(
@@ -81,8 +83,8 @@ def training_symptom(
     state.restore(good)
     before = score_batch(state, clean, batch)
     state.restore(live)
-    noise = (now - before) / UNITS
-    if not noise > NOISE_FLOOR * symptom.baseline.chance:
+    rise, chance = now - before, symptom.baseline.chance
+    if not rise > LEAST_RISE * chance:
         return None
-    baseline = Baseline(before, noise, symptom.baseline.chance)
+    baseline = Baseline(before, rise / UNITS, chance)
     return replace(symptom, onset=onset, step=live.step - 1, severity=UNITS, baseline=baseline)

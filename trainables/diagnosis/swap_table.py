@@ -26,6 +26,11 @@ class Thresholds:
         """Whether it is not; between the two a replay has no vote."""
         return severity <= self.absent
 
+    def beside(self, exact: float) -> Thresholds:
+        """Those for an event of that severity: absent is a quarter of it too, up to half-way between the two."""
+        half_way = (self.absent + self.present) / 2.0
+        return Thresholds(self.present, max(self.absent, min(exact / 4.0, half_way)))
+
     def necessary(self, severity_without: float) -> Answer:
         """Swapping the ingredient out makes the event vanish."""
         return (

@@ -110,6 +110,13 @@ def test_to_dict_is_json(remedy: Remedy | None) -> None:
     assert (content["remedy"] is None) is (remedy is None)
 
 
+@pytest.mark.parametrize(("exact", "absent"), [(6.0, 3.0), (12.0, 3.0), (16.0, 4.0), (18.0, 4.5), (1e3, 4.5)])
+def test_beside_a_severe_event_a_quarter_of_it_is_absent(exact: float, absent: float) -> None:
+    """Never less than the threshold, and never beyond half-way to present."""
+    beside = Thresholds(present=6.0, absent=3.0).beside(exact)
+    assert (beside.present, beside.absent) == (6.0, absent)
+
+
 def test_to_dict_has_the_layout_of_diagnosis_json() -> None:
     """The keys that the tracker, the report and `epoch14 explain` read."""
     content = diagnosis(Remedy({}, "text", verified=False, severity=4.0)).to_dict()
