@@ -1,4 +1,4 @@
-"""The detector and five published rules on real training logs, against events labelled by eye.
+"""The detector and published rules on real training logs, against events labelled by eye.
 
     make bench-curves ARGS="--margins"
 
@@ -14,7 +14,7 @@ import argparse
 import csv
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.benchmarks.published import RULES, Rule  # noqa: E402 - after the path
+from tests.benchmarks.published import RULES, Rule, olmo_core_with_norms  # noqa: E402 - after the path
 
 CURVES = ROOT.parent / "shared" / "data" / "curves" / "train.parquet"
 LABELS = ROOT / "tests" / "data" / "curves_events.csv"
@@ -33,6 +33,9 @@ CLASSES = 1000
 
 Alarm = tuple[int, int, int]
 """Onset, step of the alarm, attempt."""
+Rows = Sequence[Mapping[str, float | None]]
+Finder = Callable[[Rows], Iterator[int]]
+"""Rows of an attempt -> places of a rule's alarms."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +83,32 @@ def near(label: Label, alarm: Alarm) -> bool:
     return label.kind == "brief" and label.first_step - 200 <= alarm[0] <= label.last_step + 200
 
 
-def alarms_of(rule: Rule, rows: Sequence[dict[str, float]]) -> list[Alarm]:
-    """Alarms of a published rule on each attempt of a log."""
+def values(rows: Rows, key: str) -> list[float]:
+    """A column; 0 where nothing was logged."""
+    return [float(row.get(key) or 0.0) for row in rows]
+
+
+def by_loss(rule: Rule) -> Finder:
+    """A rule that looks at the loss alone."""
+    return lambda rows: rule(values(rows, "loss"))
+
+
+PUBLISHED: dict[str, Finder] = {
+    **{name: by_loss(rule) for name, rule in RULES.items()},
+    "OLMo-core skip-step, loss and gradient norm": lambda rows: olmo_core_with_norms(
+        values(rows, "loss"), values(rows, "grad_norm")
+    ),
+}
+
+
+def alarms_of(rule: Finder, rows: Rows) -> list[Alarm]:
+    """Alarms of a published rule, by their places, on each attempt of a log."""
     from trainables.timeline import attempts
 
     found: list[Alarm] = []
     for number, (_, own) in enumerate(attempts(rows)):
         last = -math.inf
-        for place in rule([float(row["loss"] or 0.0) for row in own]):
+        for place in rule(own):
             if place - last > APART:
                 step = int(own[place]["step"] or 0)
                 found.append((step, step, number))
@@ -109,7 +130,7 @@ def detector_alarms(
 def read_runs(path: Path = CURVES) -> dict[str, list[dict[str, float]]]:
     """Rows of each run, as they were logged."""
     runs: dict[str, list[dict[str, float]]] = {}
-    for row in pq.read_table(path, columns=["run", "step", "loss"]).to_pylist():
+    for row in pq.read_table(path, columns=["run", "step", "loss", "grad_norm"]).to_pylist():
         runs.setdefault(row.pop("run"), []).append(row)
     return runs
 
@@ -165,7 +186,7 @@ def main() -> int:
     names = sorted(read_runs())
     show("epoch14, even runs", tally(epoch14(), names[::2]))
     show("epoch14, odd runs", tally(epoch14(), names[1::2]))
-    for name, rule in RULES.items():
+    for name, rule in PUBLISHED.items():
         show(name, tally(lambda _, rows, rule=rule: alarms_of(rule, rows)))  # type: ignore[misc]
     if arguments.margins:
         moved = [{"spike_score": score} for score in (4.0, 5.0, 7.0, 8.0)]

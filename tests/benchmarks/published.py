@@ -1,4 +1,4 @@
-"""Five published rules against loss spikes, re-implemented from their descriptions.
+"""Published rules against loss spikes, re-implemented from their descriptions.
 
 Windows are as published: a rule that wants a hundred losses first says nothing of a run that is shorter.
 """
@@ -35,10 +35,18 @@ def llm_foundry(losses: Losses) -> Iterator[int]:
 
 def olmo_core(losses: Losses) -> Iterator[int]:
     """Skip-step optimizer, loss only: above mean + 6 standard deviations of the last 128."""
-    for i in range(128, len(losses)):
-        window = losses[i - 128 : i]
-        if losses[i] > fmean(window) + 6 * _std(window):
-            yield i
+    return (i for i in range(128, len(losses)) if _stands_out(losses, i))
+
+
+def olmo_core_with_norms(losses: Losses, norms: Losses) -> Iterator[int]:
+    """The same optimizer as it is by default: the gradient's norm is held to the rule too."""
+    return (i for i in range(128, len(losses)) if _stands_out(losses, i) or _stands_out(norms, i))
+
+
+def _stands_out(values: Losses, place: int) -> bool:
+    """Above mean + 6 standard deviations of the 128 before."""
+    window = values[place - 128 : place]
+    return values[place] > fmean(window) + 6 * _std(window)
 
 
 def lightning(losses: Losses) -> Iterator[int]:
