@@ -91,6 +91,12 @@ def recorded_checkpoints(uri: str, run_id: str) -> str:
     return str(pattern).replace(TRIAL_ID, tags["trial_id"])
 
 
+def recorded_losses(uri: str, run_id: str) -> dict[int, float]:
+    """Step -> training loss (nats) of the trial with this run, by rising step; NaN where it was not finite."""
+    history = open_client(uri).get_metric_history(run_id, "loss")
+    return {point.step: point.value for point in sorted(history, key=lambda point: point.step)}
+
+
 def _read_yaml(client: MlflowClient, run_id: str, name: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         text = Path(client.download_artifacts(run_id, name, folder)).read_text(encoding="utf-8")

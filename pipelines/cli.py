@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.cli_evidence import Storage, Uri, bundle, diagnose, explain, replay, report
+from pipelines.cli_evidence import Storage, Uri, bundle, compare, diagnose, explain, replay, report
 from pipelines.cli_services import mlflow_server, pipeline
 from trainables.errors import ConfigError, Epoch14Error, complaint
 
@@ -121,7 +121,7 @@ def ui(
     open_ui(uri or default_tracking_uri(storage), port)
 
 
-for evidence in (explain, report, diagnose, bundle, replay):
+for evidence in (explain, compare, report, diagnose, bundle, replay):
     app.command()(evidence)
 app.command()(pipeline)
 app.command("mlflow-server")(mlflow_server)

@@ -1,4 +1,4 @@
-"""The commands of `epoch14` that show and repeat evidence: explain, report, diagnose, bundle, replay.
+"""The commands of `epoch14` that show and repeat evidence: explain, compare, report, diagnose, bundle, replay.
 
 The work is imported where it is called, as in `cli`.
 """
@@ -15,12 +15,14 @@ import typer
 LOGS = "CSV, JSON lines, JSON, Parquet, TensorBoard event files or their folder; or an MLflow run."
 Trial = Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's name or id, as the sweep's table shows it.")]
 Storage = Annotated[str, typer.Option(metavar="FOLDER", help="The sweep's storage folder.")]
+OneObject = Annotated[bool, typer.Option("--json", help="One JSON object; a number that is not finite is null in it.")]
 Uri = Annotated[str | None, typer.Option(metavar="URI", help="MLflow tracking URI, if not the storage folder's own.")]
 
 
 def explain(
     trial: Trial,
     *,
+    as_json: OneObject = False,
     storage: Storage = "outputs",
     uri: Uri = None,
 ) -> None:
@@ -29,8 +31,35 @@ def explain(
 
     from infra.tracking import default_tracking_uri
     from pipelines.explain import explain as explain_trial
+    from pipelines.explain import explain_as_json
 
-    explain_trial(trial, uri or default_tracking_uri(storage), Console())
+    if as_json:
+        explain_as_json(trial, uri or default_tracking_uri(storage), sys.stdout)
+    else:
+        explain_trial(trial, uri or default_tracking_uri(storage), Console())
+
+
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="A trial's name or id, as `explain` takes it.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another trial, of the same sweep or of another one.")],
+    *,
+    as_json: OneObject = False,
+    storage: Storage = "outputs",
+    uri: Uri = None,
+) -> None:
+    """Put two trials side by side: where their configs differ, how they ended, and where their losses part."""
+    from rich.console import Console
+
+    from infra.tracking import default_tracking_uri
+    from pipelines.compare import compare as compare_trials
+    from pipelines.compare import print_comparison
+    from pipelines.json_text import print_json
+
+    comparison = compare_trials(a, b, uri or default_tracking_uri(storage))
+    if as_json:
+        print_json(comparison.to_dict(), sys.stdout)
+    else:
+        print_comparison(comparison, Console())
 
 
 def report(

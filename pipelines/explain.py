@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import asdict
+from typing import TYPE_CHECKING, ClassVar, TextIO
 
 from rich.markdown import Markdown, MarkdownElement, TableElement
 from rich.table import Table
 
 from infra.explanation import escape, event_markdown, plain, to_markdown
 from infra.tracking_search import TrialRecord, find_trial
+from pipelines.json_text import print_json
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -53,6 +55,14 @@ def explain(trial: str, uri: str, console: Console) -> None:
         console.print(Story(to_markdown(record.diagnosis)))
     else:
         console.print(_without_diagnosis(record), markup=False, highlight=False)
+
+
+def explain_as_json(trial: str, uri: str, output: TextIO) -> None:
+    """Write what `explain` tells as one JSON object: the record of the trial, its diagnosis as it is stored.
+
+    A number that is not finite is null. Raises as `explain` does.
+    """
+    print_json(asdict(find_trial(uri, trial)), output)
 
 
 def _head(record: TrialRecord) -> list[str]:
