@@ -1,52 +1,52 @@
-"""Ray jobs over HTTP: this machine uploads a folder and a command, the cluster runs it.
-
-HTTP is all that the two sides share, so a laptop's Ray may differ from the cluster's.
-"""
+"""Ray jobs: this machine uploads a folder and a command, the cluster runs it; look at it, follow it, stop it."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import logging
-import os
-import socket
+import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from infra.job_log import POLL_S, LogFollower, Write
+from infra.job_server import client_errors, first_line, open_job_server, refusal
 from trainables.errors import ClusterError, complaint
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-CONNECT_TIMEOUT_S = 5.0
-"""A dashboard that doesn't answer in this time counts as unreachable."""
-POLL_S = 0.5
-"""Time between two looks at a job's status."""
-RECONNECTS = 5
-"""How often a broken log connection is opened again."""
-JOB_PORT = 8265
-"""The port of Ray's dashboard, which takes jobs."""
-OVERRIDING_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
-"""Ray lets these win over an address that is given; here the address given wins."""
-
-CHATTY_LOGGERS = (
-    "ray.dashboard.modules.dashboard_sdk",
-    "ray._private.runtime_env.packaging",
-    "ray._private.runtime_env.working_dir",
-)
+STOP_WAIT_S = 120
+"""A job that is told to stop has so long to end in order, its records closed, before it is killed (Ray: 3 s)."""
+ATTEMPTS = 5
+"""Attempts to hand a job in: a dashboard that has just been started answers before its job server does."""
+MOST_NAMED = 5
+"""Jobs that an error names."""
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
-class JobEnd:
-    """How a job ended: Ray's last word on it, and the exit code of its command (1 if it has none)."""
+class JobState:
+    """What the cluster knows of a job."""
 
+    job_id: str
     status: str
+    """PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED."""
     message: str
+    """Ray's last word on it."""
+    command: str
+    started: float | None
+    """Seconds since 1970; None: not yet."""
+    ended: float | None
     exit_code: int
+    """0 for a job that is under way or has succeeded; else that of its command, 1 if it has none."""
+    metadata: dict[str, str] = field(default_factory=dict)
+    """What whoever submitted it has noted."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it runs no more."""
+        return self.status in ("STOPPED", "SUCCEEDED", "FAILED")
 
 
 @dataclass(frozen=True)
@@ -55,40 +55,47 @@ class Job:
 
     client: JobSubmissionClient
     job_id: str
+    address: str
 
-    def follow(self, write: Callable[[str], None]) -> JobEnd:
-        """Pass the job's log on as it grows and wait for its end. Raises ClusterError if the cluster goes away."""
+    def state(self) -> JobState:
+        """What the cluster knows of it now; raises ClusterError, naming others, where it knows of none."""
+        return _state(self._ask(lambda: self.client.get_job_info(self.job_id)))
+
+    def log(self) -> str:
+        """Its log up to now; raises ClusterError."""
+        return str(self._ask(lambda: self.client.get_job_logs(self.job_id)))
+
+    def follow(
+        self, write: Write, notify: Write = lambda line: None, remedy: Callable[[], str] | None = None
+    ) -> JobState:
+        """Pass the log on as it grows until the job ends, over lost connections too; how it ended.
+
+        `notify` takes a line on each connection lost and found again. Raises ClusterError, with what
+        `remedy` gives, where the cluster is away for ten minutes, or comes back without the job.
+        """
         try:
-            asyncio.run(self._tail(write))
-            while not (status := self.client.get_job_status(self.job_id)).is_terminal():
-                time.sleep(POLL_S)
-            info = self.client.get_job_info(self.job_id)
-        except _client_errors() as error:
-            remedy = f"see whether it still runs: ray job status {self.job_id} --address {self.client.get_address()}"
-            reason = f"a job that can be followed ({_first_line(error)})"
-            raise ClusterError(complaint("job", self.job_id, reason, remedy)) from None
-        code = 0 if status.value == "SUCCEEDED" else info.driver_exit_code or 1
-        # After its first line Ray repeats the log.
-        return JobEnd(status.value, (info.message or "").partition(", last available logs")[0], code)
+            return _state(LogFollower(self.client, self.job_id, write, notify).run())
+        except client_errors() as error:
+            allowed = f"a job that the cluster at {self.address} still knows ({first_line(error)})"
+            look = remedy() if remedy else f"see what it has: epoch14 job status --address {self.address}"
+            raise ClusterError(complaint("job", self.job_id, allowed, look)) from None
 
-    async def _tail(self, write: Callable[[str], None]) -> None:
-        """Write the log to its end; a connection that breaks is opened again, and what was written is skipped."""
-        written = 0
-        for attempt in range(RECONNECTS + 1):
-            position = 0
-            try:
-                async for text in self.client.tail_job_logs(self.job_id):
-                    fresh = text[max(0, written - position) :]
-                    position += len(text)
-                    written = max(written, position)
-                    if fresh:
-                        write(fresh)
-            except _client_errors():
-                if attempt == RECONNECTS:
-                    raise
-                await asyncio.sleep(POLL_S)
-            else:
-                return
+    def stop(self) -> JobState:
+        """Tell it to stop, with time to end in order, and wait for its end; raises ClusterError."""
+        self._ask(lambda: self.client.stop_job(self.job_id))
+        while not (state := self.state()).is_over:
+            time.sleep(POLL_S)
+        return state
+
+    def _ask(self, question: Callable[[], Answer]) -> Answer:
+        try:
+            return question()
+        except client_errors() as error:
+            if "does not exist" not in str(error):
+                raise ClusterError(refusal(self.address, error)) from None
+        known = ", ".join(state.job_id for state in list_jobs(self.address)[:MOST_NAMED]) or "none"
+        allowed = f"a job of the cluster at {self.address} ({known})"
+        raise ClusterError(complaint("JOB", self.job_id, allowed, f"epoch14 job status --address {self.address}"))
 
 
 def submit_job(
@@ -98,89 +105,68 @@ def submit_job(
     working_dir: Path,
     excludes: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> Job:
     """Upload `working_dir`, less `excludes` and what its .gitignore names; start the shell command `entrypoint` in it.
 
-    `address` is the URL of the cluster's dashboard, `http://HOST:8265`. Raises ClusterError within seconds if there is
-    no Ray, if it wants a token, or if it refuses the job.
+    `address` is the URL of the cluster's dashboard, `http://HOST:8265`; `metadata` is kept with the job. Raises
+    ClusterError within seconds if there is no Ray, if it wants a token, or if it refuses the job.
     """
-    _check_reachable(address)
-    from ray.job_submission import JobSubmissionClient
-
-    # Ray announces the upload in its log; what matters is said by the caller.
-    for name in CHATTY_LOGGERS:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    client = open_job_server(address)
     runtime_env = {
         "working_dir": str(working_dir),
         "excludes": list(excludes),
-        "env_vars": dict(environment or {}),
+        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), **(environment or {})},
     }
+    job_id = f"epoch14_{secrets.token_hex(8)}"
+    for attempt in range(ATTEMPTS):
+        try:
+            client.submit_job(
+                entrypoint=entrypoint,
+                runtime_env=dict(runtime_env),
+                metadata=dict(metadata or {}),
+                submission_id=job_id,
+            )
+        except client_errors() as error:
+            if attempt and "already exists" in str(error):
+                # The attempt before came through, and its answer got lost.
+                break
+            if not isinstance(error, OSError) or attempt == ATTEMPTS - 1:
+                raise ClusterError(refusal(address, error)) from None
+            time.sleep(POLL_S * 2**attempt)
+        else:
+            break
+    return Job(client, job_id, address)
+
+
+def open_job(address: str, job_id: str) -> Job:
+    """A job that somebody has submitted; raises ClusterError where the cluster can't be reached."""
+    return Job(open_job_server(address), job_id, address)
+
+
+def list_jobs(address: str) -> list[JobState]:
+    """Every job that was submitted to the cluster, the newest first; raises ClusterError."""
+    client = open_job_server(address)
     try:
-        with _without(OVERRIDING_VARIABLES):
-            client = JobSubmissionClient(address)
-        job_id = client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env)
-    except _client_errors() as error:
-        raise ClusterError(_refusal(address, error)) from None
-    return Job(client, job_id)
+        every = client.list_jobs()
+    except client_errors() as error:
+        raise ClusterError(refusal(address, error)) from None
+    submitted = [_state(details) for details in every if details.submission_id]
+    return sorted(submitted, key=lambda state: -(state.started or 0.0))
 
 
-def _check_reachable(address: str) -> None:
-    """Raise ClusterError unless something answers HTTP at the URL `address` now: Ray's client would wait for ever."""
-    import requests
-
-    allowed = f"the URL of a Ray dashboard, http://HOST:{JOB_PORT}"
-    try:
-        url = urlsplit(address)
-        host, port = url.hostname, url.port or {"http": 80, "https": 443}.get(url.scheme)
-    except ValueError:
-        host, port = None, None
-    if host is None or port is None or url.scheme not in ("http", "https"):
-        raise ClusterError(complaint("--address", address, allowed, f"write --address http://HOST:{JOB_PORT}"))
-    try:
-        socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_S).close()
-        requests.get(f"{address.rstrip('/')}/api/version", timeout=CONNECT_TIMEOUT_S).close()
-    except OSError as error:
-        remedy = "start the cluster (ray start --head, or ray up ray_cluster.yaml and ray dashboard ray_cluster.yaml)"
-        raise ClusterError(
-            complaint("--address", address, f"{allowed}, that answers ({_first_line(error)})", remedy)
-        ) from None
-
-
-def _client_errors() -> tuple[type[Exception], ...]:
-    """What JobSubmissionClient raises when the other side is away, is no Ray, or says no."""
-    import aiohttp
-    import requests
-    from ray.exceptions import AuthenticationError
-
-    return (
-        RuntimeError,
-        ConnectionError,
-        ValueError,
-        KeyError,
-        AuthenticationError,
-        requests.RequestException,
-        aiohttp.ClientError,
+def _state(details: Any) -> JobState:
+    """Ray's JobDetails as ours."""
+    status = str(details.status.value)
+    failed = status in ("FAILED", "STOPPED")
+    return JobState(
+        job_id=str(details.submission_id),
+        status=status,
+        # After its first line Ray repeats the log.
+        message=(details.message or "").partition(", last available logs")[0].strip(),
+        command=str(details.entrypoint),
+        started=details.start_time / 1000 if details.start_time else None,
+        ended=details.end_time / 1000 if details.end_time else None,
+        exit_code=(details.driver_exit_code or 1) if failed else 0,
+        metadata=dict(details.metadata or {}),
     )
-
-
-def _refusal(address: str, error: Exception) -> str:
-    if type(error).__name__ == "AuthenticationError":
-        remedy = "export RAY_AUTH_MODE=token and put the cluster's token into ~/.ray/auth_token"
-        return complaint("--address", address, "a cluster that lets you in (it wants a token)", remedy)
-    remedy = "give the address of the dashboard of a running Ray cluster"
-    return complaint("--address", address, f"a Ray dashboard that takes jobs ({_first_line(error)})", remedy)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:200]
-
-
-@contextlib.contextmanager
-def _without(names: Sequence[str]) -> Iterator[None]:
-    """Take environment variables away for a moment."""
-    saved = {name: os.environ.pop(name) for name in names if name in os.environ}
-    try:
-        yield
-    finally:
-        os.environ.update(saved)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from infra.tracking import check_recorded, open_client, without_password
+from infra.tracking import check_recorded, dialect_of, open_client, without_password
 from infra.tracking_runs import CHECKPOINTS, DIAGNOSIS_FILE, EVENTS_FOLDER, SWEEP_FILE, TRIAL_FILE, TRIAL_ID
 from trainables.errors import ConfigError, complaint
 
@@ -95,6 +95,22 @@ def recorded_losses(uri: str, run_id: str) -> dict[int, float]:
     """Step -> training loss (nats) of the trial with this run, by rising step; NaN where it was not finite."""
     history = open_client(uri).get_metric_history(run_id, "loss")
     return {point.step: point.value for point in sorted(history, key=lambda point: point.step)}
+
+
+def run_place(uri: str, experiment: str, run_id: str) -> str:
+    """Where people find a run: the address of its page on a server; else the store, the experiment and the run."""
+    place = f"{without_password(uri)} experiment {experiment} run {run_id}"
+    if dialect_of(uri) not in ("http", "https"):
+        return place
+    client = open_client(uri)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        experiment_id = client.get_run(run_id).info.experiment_id
+    except MlflowException:
+        # The server may be gone by now; where the records are is told all the same.
+        return place
+    return f"{without_password(uri).rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
 def _read_yaml(client: MlflowClient, run_id: str, name: str) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipelines.cli_cluster import job_app, submit
+from pipelines.cli_ends import interrupted, options
 from pipelines.cli_evidence import Storage, Uri, bundle, compare, diagnose, explain, replay, report
 from pipelines.cli_services import mlflow_server, pipeline
 from trainables.errors import ConfigError, Epoch14Error, complaint
@@ -29,8 +31,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
 Preset = Annotated[str, typer.Argument(metavar="PRESET_OR_YAML", help="A preset's name or the path of a YAML file.")]
 Overrides = Annotated[
     list[str] | None,
@@ -65,12 +65,12 @@ def sweep(
     try:
         result = run_sweep(config, local=local, address=address, resume=resume)
     except KeyboardInterrupt:
-        raise _interrupted("before a trial had started") from None
+        raise interrupted("before a trial had started") from None
     _print_result(result)
     if result.interrupted:
-        again = ["epoch14", "sweep", preset, *_options("--set", *changes)]
-        again += ["--local"] * local + _options("--address", *filter(None, [address]))
-        raise _interrupted(f"go on with: {shlex.join([*again, '--resume', str(result.path)])}")
+        again = ["epoch14", "sweep", preset, *options("--set", *changes)]
+        again += ["--local"] * local + options("--address", *filter(None, [address]))
+        raise interrupted(f"go on with: {shlex.join([*again, '--resume', str(result.path)])}")
     if result.failed:
         raise typer.Exit(1)
 
@@ -98,10 +98,10 @@ def train(
     try:
         result = run_training(training, local=local, address=address)
     except KeyboardInterrupt:
-        raise _interrupted("before the trial had started") from None
+        raise interrupted("before the trial had started") from None
     _print_result(result.sweep)
     if result.sweep.interrupted:
-        raise _interrupted("the same command goes on")
+        raise interrupted("the same command goes on")
     if result.model is None:
         typer.echo(f"epoch14: not registered: {_why_not(result.sweep)}", err=True)
         raise typer.Exit(1)
@@ -123,6 +123,8 @@ def ui(
 
 for evidence in (explain, compare, report, diagnose, bundle, replay):
     app.command()(evidence)
+app.command()(submit)
+app.add_typer(job_app, name="job")
 app.command()(pipeline)
 app.command("mlflow-server")(mlflow_server)
 
@@ -168,7 +170,7 @@ def doctor(
         with shown_progress(Console(stderr=True)) as progress:
             examination = examine_data(data, limit=limit, progress=progress)
     except KeyboardInterrupt:
-        raise _interrupted("nothing was written") from None
+        raise interrupted("nothing was written") from None
     print_findings(examination, Console())
     write_files(examination, json_file, html_file)
     if examination.is_as_bad_as("warning" if fail_on == "warning" else "error"):
@@ -181,28 +183,6 @@ def config(preset: Preset, *, overrides: Overrides = None) -> None:
     from pipelines.config import SweepConfig
 
     typer.echo(SweepConfig.load(preset, overrides or []).to_yaml(), nl=False)
-
-
-@app.command()
-def submit(
-    preset: Preset,
-    *,
-    address: Annotated[str, typer.Option(metavar="URL", help="The cluster's dashboard, http://HOST:8265.")],
-    overrides: Overrides = None,
-) -> None:
-    """Run a sweep as a job on a Ray cluster, follow its log, and say where its records are."""
-    from pipelines.submit import submit_sweep
-
-    submission = submit_sweep(preset, overrides or [], address=address)
-    typer.echo(f"job: {submission.job.job_id} on {address}")
-    try:
-        end, records = submission.follow(lambda text: typer.echo(text, nl=False))
-    except KeyboardInterrupt:
-        again = f"ray job stop {submission.job.job_id} --address {address}"
-        raise _interrupted(f"the job goes on; to end it: {again}") from None
-    typer.echo(f"job: {end.status.lower()}: {end.message}")
-    typer.echo(f"MLflow: {records}")
-    raise typer.Exit(end.exit_code)
 
 
 @app.command()
@@ -239,7 +219,7 @@ def shard(
             line = make_shards(source, target, seed=seed, shard_size=shard_size, reencode=reencode, threads=threads)
             typer.echo(line)
     except KeyboardInterrupt:
-        raise _interrupted("the same command goes on") from None
+        raise interrupted("the same command goes on") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -255,19 +235,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(code or 0)
 
 
-COMMANDS = tuple(command.name or command.callback.__name__ for command in app.registered_commands if command.callback)
+COMMANDS = (
+    *(command.name or command.callback.__name__ for command in app.registered_commands if command.callback),
+    *(str(group.name) for group in app.registered_groups),
+)
 
 
 def _print_result(result: SweepResult) -> None:
     from rich.console import Console
 
-    from infra.tracking import without_password
+    from infra.tracking_search import run_place
     from pipelines.report import print_report
 
     print_report(result, Console())
-    typer.echo(
-        f"MLflow: {without_password(result.tracking_uri)} experiment {result.experiment} run {result.parent_run_id}"
-    )
+    typer.echo(f"MLflow: {run_place(result.tracking_uri, result.experiment, result.parent_run_id)}")
 
 
 def _why_not(result: SweepResult) -> str:
@@ -277,15 +258,6 @@ def _why_not(result: SweepResult) -> str:
         ways = "mend its config, which makes it another run, or go on past it with --set detector.enabled=false"
         return f"the run stopped at step {row.steps} on a symptom ({row.symptom}); {ways}"
     return f"the run did not come to its end ({row.status} at step {row.steps})"
-
-
-def _options(name: str, *values: str) -> list[str]:
-    return [word for value in values for word in (name, value)]
-
-
-def _interrupted(message: str) -> typer.Exit:
-    typer.echo(f"epoch14: interrupted: {message}", err=True)
-    return typer.Exit(INTERRUPTED)
 
 
 def _complain(message: str, code: int) -> int:

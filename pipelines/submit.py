@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.jobs import Job, JobEnd, submit_job
+from infra.jobs import Job, JobState, submit_job
 from pipelines.config import PRESETS, SweepConfig, find_preset
 from trainables.errors import ClusterError, ConfigError, complaint
 
@@ -22,56 +22,87 @@ EXCLUDED = ("/.git", "/.venv", "/data", "/outputs")
 """Never sent, whether or not .gitignore names them; anchored, since trainables/data is code."""
 HEAD_STORAGE = "epoch14"
 """Folder in the head node's home that takes a relative `storage`."""
+AGAIN, STORAGE = "epoch14.submit", "epoch14.storage"
+"""What is kept with a job: the command that has submitted it, and where its results go, as the head node sees it."""
 RECORD = re.compile(r"^MLflow: +(?P<where>\S.*?)\s*$", re.MULTILINE)
 """The line by which a sweep says where its records are."""
+RESULTS = re.compile(r"^results: +(?P<folder>\S.*?)\s*$", re.MULTILINE)
+"""The line by which a sweep says where its state is, from which it can go on."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a job's log tells so far."""
+
+    records: str
+    """Where in MLflow its records are; empty: not yet."""
+    folder: str
+    """Where its state is, as the head node sees it; empty: not yet."""
+
+
+def told_by(log: str) -> Told:
+    """Read the log of a sweep's job."""
+    records, folders = RECORD.findall(log), RESULTS.findall(log)
+    return Told(records[-1] if records else "", folders[-1] if folders else "")
+
+
+def where_recorded(told: Told, state: JobState) -> str:
+    """Where in MLflow a job's records are, and how to see them where they are a file on the head node."""
+    if not told.records:
+        return "nothing was recorded" if state.is_over else "nothing is recorded yet"
+    on_head = told.records.startswith("sqlite:") and STORAGE in state.metadata
+    ui = f" (a file on the head node; there: epoch14 ui --storage {state.metadata.get(STORAGE)})"
+    return told.records + (ui if on_head else "")
+
+
+def go_on_command(told: Told, metadata: dict[str, str]) -> str:
+    """The command that goes on with a job that was stopped, failed or lost its head; empty: no sweep of ours."""
+    again = metadata.get(AGAIN, "")
+    return f"{again} --resume {shlex.quote(told.folder)}" if again and told.folder else again
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A job under way, and what its log has said so far about its records."""
+    """A job under way."""
 
     job: Job
-    storage: str
-    """Where the results go, as the head node sees it."""
-
-    def follow(self, write: Callable[[str], None]) -> tuple[JobEnd, str]:
-        """Pass the log on until the job ends; its end, and where in MLflow its records are."""
-        log: list[str] = []
-
-        def keep(text: str) -> None:
-            log.append(text)
-            write(text)
-
-        end = self.job.follow(keep)
-        found = RECORD.findall("".join(log)) or ["nothing was recorded"]
-        on_head = f" (a file on the head node; there: epoch14 ui --storage {self.storage})"
-        return end, found[-1] + (on_head if found[-1].startswith("sqlite:") else "")
+    metadata: dict[str, str]
+    """What is kept with it."""
 
 
-def submit_sweep(preset: str, overrides: Sequence[str], *, address: str) -> Submission:
-    """Check the config, send the working tree to the cluster and start the sweep there.
+def submit_sweep(preset: str, overrides: Sequence[str], *, address: str, resume: str | None = None) -> Submission:
+    """Check the config, send the working tree to the cluster and start the sweep there, or go on with it.
 
-    `address` is the URL of the cluster's dashboard. Raises ConfigError or ClusterError before anything runs.
+    `address` is the URL of the cluster's dashboard; `resume` the folder of an interrupted sweep, as the head node sees
+    it. Raises ConfigError or ClusterError before anything runs.
     """
     config = SweepConfig.load(preset, overrides)
     if not (ROOT / "pyproject.toml").is_file():
         remedy = "install it with `make setup` in a clone and submit from there"
         raise ClusterError(complaint("working tree", str(ROOT), "a clone of epoch14", remedy))
-    command, storage = entrypoint(_portable(preset), overrides, config.storage)
+    if resume is not None and not resume.startswith(("/", "~")):
+        remedy = "copy it from the line `results:` of the job's log"
+        raise ConfigError(complaint("--resume", resume, "an absolute path on the head node", remedy))
+    command, storage = entrypoint(_portable(preset), overrides, config.storage, resume)
+    words = ["epoch14", "submit", preset, "--address", address]
+    again = shlex.join([*words, *(word for override in overrides for word in ("--set", override))])
+    metadata = {AGAIN: again, STORAGE: storage}
     job = submit_job(
         address,
         command,
         working_dir=ROOT,
         excludes=EXCLUDED,
         environment={"PYTHONUNBUFFERED": "1", "COLUMNS": "140"},
+        metadata=metadata,
     )
-    return Submission(job, storage)
+    return Submission(job, metadata)
 
 
-def entrypoint(preset: str, overrides: Sequence[str], storage: str) -> tuple[str, str]:
+def entrypoint(preset: str, overrides: Sequence[str], storage: str, resume: str | None = None) -> tuple[str, str]:
     """The shell command that runs the sweep on the head node, and where its results go there."""
     words = ["python", "-m", "pipelines", "sweep", preset, "--address", "auto"]
     words += [word for override in overrides for word in ("--set", override)]
+    words += ["--resume", resume] if resume else []
     command = shlex.join(words)
     if "://" in storage or Path(storage).is_absolute():
         return command, storage

@@ -135,6 +135,7 @@ def _fit(plan: _Plan, cluster: Cluster, write: Callable[[str], None]) -> SweepRe
     from infra.ray_tune import fit
     from infra.tracking_callback import TrialTracker
     from infra.tracking_runs import CHECKPOINTS, TRIAL_ID
+    from infra.tracking_search import run_place
     from pipelines.report_html.build import attach
 
     config, folder = plan.config, plan.folder
@@ -147,11 +148,12 @@ def _fit(plan: _Plan, cluster: Cluster, write: Callable[[str], None]) -> SweepRe
             config.num_trials,
             steps=lambda point: trial_config(config.trial, point).max_steps,
             name=lambda point: trial_name(config, point),
-            write=write,
+            write=_after(lambda: write(f"MLflow: {run_place(uri, experiment, tracker.parent_run_id)}"), write),
         )
     )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SWEEP_FILE).write_text(config.to_yaml(), encoding="utf-8")
+    write(f"results: {folder}")
     fit(_job(plan, cluster, [tracker, outcomes]), resume=plan.resume)
     siblings = _siblings(config, list(outcomes.trials.values()))
     rows = [_row(config, outcome, siblings.get(outcome.trial_id, "")) for outcome in outcomes.trials.values()]
@@ -163,6 +165,19 @@ def _fit(plan: _Plan, cluster: Cluster, write: Callable[[str], None]) -> SweepRe
     interrupted = any(row.status == "interrupted" for row in rows)
     failed = sum(row.status == "failed" for row in rows)
     return SweepResult(rows, config.name, folder, uri, experiment, parent_run_id, failed, interrupted)
+
+
+def _after(first: Callable[[], None], write: Callable[[str], None]) -> Callable[[str], None]:
+    """`write`, which calls `first` before its first line."""
+    told: list[bool] = []
+
+    def write_after(line: str) -> None:
+        if not told:
+            told.append(True)
+            first()
+        write(line)
+
+    return write_after
 
 
 def _job(plan: _Plan, cluster: Cluster, callbacks: Sequence[TrialTracker | Outcomes]) -> TuneJob:

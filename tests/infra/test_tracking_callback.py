@@ -17,6 +17,7 @@ from mlflow.entities import ViewType
 from ray.tune.experiment import Trial
 
 from infra.tracking_callback import TrialTracker
+from infra.tracking_search import run_place
 from infra.tracking_values import MAX_TAG_CHARS
 from trainables.errors import TrackingError
 from trainables.speed import SPEEDS
@@ -262,3 +263,16 @@ def test_a_process_that_ends_without_finish_still_writes_and_is_silent(new_store
 
     assert (done.returncode, done.stdout, done.stderr) == (3, "", "")
     assert [run.info.status for run in new_store.runs()] == ["FAILED", "KILLED"]
+
+
+def test_a_run_has_a_place_to_look_at(store: Store) -> None:
+    """On a server it is the address of the run's page; else, and for a run that is gone, store and run are named."""
+    tracker = store.tracker()
+    run_id = tracker.parent_run_id
+    assert tracker.finish([]) is None
+    experiment_id = store.client.get_run(run_id).info.experiment_id
+    plain = f"{store.uri} experiment {store.experiment} run {run_id}"
+    page = f"{store.uri}/#/experiments/{experiment_id}/runs/{run_id}"
+
+    assert run_place(store.uri, store.experiment, run_id) == (page if store.uri.startswith("http") else plain)
+    assert run_place(store.uri, "gone", "0" * 32) == f"{store.uri} experiment gone run {'0' * 32}"

@@ -62,9 +62,10 @@ def test_surface_is_frozen() -> None:
     """These commands with these arguments are what people's scripts rely on."""
     group = typer.main.get_command(app)
     assert isinstance(group, typer.core.TyperGroup)
-    surface = {
-        name: [" ".join(parameter.opts) for parameter in command.params] for name, command in group.commands.items()
-    }
+    job = group.commands["job"]
+    assert isinstance(job, typer.core.TyperGroup)
+    commands = {**group.commands, **{f"job {name}": command for name, command in job.commands.items()}}
+    surface = {name: [" ".join(parameter.opts) for parameter in command.params] for name, command in commands.items()}
     assert surface == {
         "sweep": ["preset", "--set", "--fault", "--local", "--address", "--resume"],
         "train": ["target", "--set", "--fault", "--local", "--address", "--storage", "--uri"],
@@ -77,7 +78,11 @@ def test_surface_is_frozen() -> None:
         "config": ["preset", "--set"],
         "bundle": ["trial", "out", "--rerun", "--storage", "--uri"],
         "replay": ["folder", "--data"],
-        "submit": ["preset", "--address", "--set"],
+        "submit": ["preset", "--address", "--set", "--resume"],
+        "job": [],
+        "job status": ["job", "--address"],
+        "job logs": ["job", "--follow", "--address"],
+        "job stop": ["job", "--address"],
         "shard": ["source", "target", "--seed", "--shard-size", "--reencode", "--threads", "--verify"],
         "pipeline": ["out", "--image", "--gpus", "--secret", "--claim"],
         "mlflow-server": ["--backend", "--artifacts", "--host", "--port", "--allowed-host", "--workers"],

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import secrets
-import shutil
-import signal
+import re
 import socket
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from pipelines.submit import RECORD, entrypoint, submit_sweep
-from trainables.errors import ClusterError
+from pipelines.submit import RECORD, RESULTS, entrypoint, submit_sweep
+from trainables.errors import ClusterError, ConfigError
+
+if TYPE_CHECKING:
+    from tests.pipelines.conftest import Proxy, RunningCluster
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEP = """\
@@ -40,95 +36,11 @@ trial:
 space: {optim.lr: [0.01, 0.02]}
 resources: {cpus_per_worker: 1}
 """
-
-
-@dataclass(frozen=True)
-class RunningCluster:
-    """A cluster of one head node on this machine."""
-
-    address: str
-    """Of the dashboard."""
-    environment: dict[str, str]
-    """Of a client that holds the token."""
-
-    def epoch14(self, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
-        """Run the command as a user would, with changes to the environment (an empty value takes a variable away)."""
-        environment = {name: value for name, value in (self.environment | changes).items() if value}
-        command = [sys.executable, "-m", "pipelines", *arguments]
-        return subprocess.run(
-            command, cwd=ROOT, env=environment, check=False, capture_output=True, text=True, timeout=240
-        )
-
-
-def free_ports(count: int) -> list[str]:
-    """Ports that nothing listens on now.
-
-    They lie below those that the kernel hands out: Ray takes half a minute to bind them, and one that is gone by then
-    ends the whole cluster.
-    """
-    found: list[str] = []
-    for port in secrets.SystemRandom().sample(range(20_000, 32_000), 100):
-        with contextlib.suppress(OSError):
-            socket.create_server(("127.0.0.1", port)).close()
-            found.append(str(port))
-    return found[:count]
-
-
-def wait_for_dashboard(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Return when the dashboard answers, if only to ask for the token."""
-    for _ in range(600):
-        assert process.poll() is None, log.read_text(encoding="utf-8")
-        try:
-            urllib.request.urlopen(f"{address}/api/version", timeout=2).close()  # noqa: S310 - our own address
-        except urllib.error.HTTPError as error:
-            error.close()
-            return
-        except OSError:
-            time.sleep(0.1)
-        else:
-            return
-    pytest.fail(f"no dashboard at {address}: {log.read_text(encoding='utf-8')}")
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory, digits_cache: Path) -> Iterator[RunningCluster]:
-    """`ray start --head` with a token, on free ports and in a folder of its own."""
-    home = tmp_path_factory.mktemp("home")
-    token = home / "auth_token"
-    token.write_text(secrets.token_hex(32), encoding="utf-8")
-    token.chmod(0o600)
-    # Ray's sockets lie below it, and a socket's path has 107 characters at most.
-    scratch = tempfile.mkdtemp(prefix="e14-", dir="/tmp")
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "HOME": str(home),
-        "EPOCH14_CACHE": str(digits_cache),
-        "OMP_NUM_THREADS": "1",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-    port, dashboard, agent, client = free_ports(4)
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--temp-dir", scratch]
-    command += ["--num-cpus", "2", "--object-store-memory", str(128 * 2**20)]
-    command += ["--port", port, "--dashboard-host", "127.0.0.1", "--dashboard-port", dashboard]
-    command += ["--dashboard-agent-listen-port", agent, "--ray-client-server-port", client]
-    log = home / "ray-start.log"
-    with log.open("wb") as output:
-        head = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
-    address = f"http://127.0.0.1:{dashboard}"
-    try:
-        wait_for_dashboard(address, head, log)
-        yield RunningCluster(address, environment)
-    finally:
-        head.send_signal(signal.SIGTERM)
-        try:
-            head.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            os.killpg(head.pid, signal.SIGKILL)
-            head.wait()
-        shutil.rmtree(scratch, ignore_errors=True)
+LONG = (
+    *("--set", "max_steps=400", "--set", "eval_every=400", "--set", "detector.enabled=false"),
+    *("--set", "space={optim.lr: [0.01]}"),
+)
+"""One trial that takes long enough to be interrupted."""
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +74,7 @@ def test_sweep_runs_on_the_cluster(cluster: RunningCluster, sweep_file: str) -> 
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert ended.stderr == ""
     assert "val top-1" in ended.stdout
+    assert "go on with" not in ended.stdout
     *_, where = RECORD.findall(ended.stdout)
     uri = f"sqlite:///{cluster.environment['HOME']}/epoch14/outputs/mlflow.db"
     assert where.startswith(uri)
@@ -205,7 +118,7 @@ def test_cluster_wants_its_token(cluster: RunningCluster, sweep_file: str) -> No
 
 def test_server_that_never_answers(sweep_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A port that takes the connection and stays silent is given up, though Ray's own client would wait for ever."""
-    monkeypatch.setattr("infra.jobs.CONNECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("infra.job_server.CONNECT_TIMEOUT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(ClusterError, match=r"that answers \(.*timed out"):
@@ -229,3 +142,87 @@ def test_working_tree_is_sent_without_what_does_not_belong(cluster: RunningClust
     heads = {file.split("/")[1] for file in files}
     assert heads & {".git", ".venv", "data", "outputs", ".mypy_cache"} == set()
     assert [file for file in files if file.endswith(".pyc")] == []
+
+
+def test_the_log_outlives_a_lost_connection(cluster: RunningCluster, proxy: Proxy, tmp_path: Path) -> None:
+    """A tunnel that is cut in the middle of the log and comes back costs no line and repeats none."""
+    lines = [f"line {number}" for number in range(60)]
+    job = cluster.submit("for k in $(seq 0 59); do echo line $k; sleep 0.2; done; exit 7", tmp_path)
+    with cluster.start_epoch14("job", "logs", job, "--follow", "--address", proxy.address) as follower:
+        assert follower.stdout is not None
+        assert follower.stderr is not None
+        seen = [next(follower.stdout).rstrip() for _ in range(5)]
+        proxy.cut()
+        assert next(follower.stderr).startswith("epoch14: no connection to the cluster (")
+        proxy.restore()
+        assert next(follower.stderr) == "epoch14: connected again\n"
+        rest, errors = follower.stdout.read(), follower.stderr.read()
+    assert [line for line in [*seen, *rest.splitlines()] if line.startswith("line ")] == lines
+    assert "job: failed: " in rest
+    assert (follower.returncode, errors) == (7, "")
+
+
+def test_a_log_is_followed_without_streams(cluster: RunningCluster, proxy: Proxy, tmp_path: Path) -> None:
+    """Connections that break again and again, as behind a proxy without WebSockets, still give each line once."""
+    job = cluster.submit("for k in $(seq 0 39); do echo line $k; sleep 0.2; done", tmp_path)
+    with cluster.start_epoch14("job", "logs", job, "--follow", "--address", proxy.address) as follower:
+        assert follower.stdout is not None
+        seen = []
+        for _ in range(5):
+            seen += [next(follower.stdout).rstrip() for _ in range(3)]
+            proxy.break_all()
+        rest = follower.stdout.read()
+    shown = [line for line in [*seen, *rest.splitlines()] if line.startswith("line ")]
+    assert shown == [f"line {number}" for number in range(40)]
+    assert follower.returncode == 0
+
+
+def wait_for_step(submitter: subprocess.Popen[str], least: int) -> str:
+    """What `submit` prints until a trial has done so many steps."""
+    assert submitter.stdout is not None
+    log = ""
+    while max(map(int, re.findall(r": step (\d+)/", log)), default=0) < least:
+        line = submitter.stdout.readline()
+        assert line, log
+        log += line
+    return log
+
+
+def test_a_sweep_is_stopped(cluster: RunningCluster, sweep_file: str) -> None:
+    """`job stop` ends a running sweep in order; it and `submit` tell the command that goes on."""
+    at = ("--address", cluster.address)
+    with cluster.start_epoch14("submit", sweep_file, *at, *LONG, "--set", "storage=stopped") as submitter:
+        assert submitter.stdout is not None
+        log = wait_for_step(submitter, 3)
+        [job] = re.findall(r"^job: (\w+) on ", log)
+        status = cluster.epoch14("job", "status", job, *at).stdout
+        stopped = cluster.epoch14("job", "stop", job, *at)
+        log += submitter.stdout.read()
+    [folder] = set(RESULTS.findall(log))
+    home = cluster.environment["HOME"]
+    assert folder.startswith(f"{home}/epoch14/stopped/submitted-")
+    assert f"results: {folder}\n" in status
+    assert "job: running: " in status
+    assert f"MLflow: sqlite:///{home}/epoch14/stopped/mlflow.db" in status
+    assert (stopped.returncode, stopped.stderr) == (0, "")
+    assert stopped.stdout.startswith("job: stopped: ")
+    go_on = f"go on with: epoch14 submit {sweep_file} --address {cluster.address} "
+    assert [line.endswith(f" --resume {folder}") for line in log.splitlines() if line.startswith(go_on)] == [True]
+    assert go_on in stopped.stdout
+    assert "epoch14: interrupted: go on with: " in log
+
+
+def test_jobs_are_listed_and_unknown_ones_are_refused(cluster: RunningCluster, tmp_path: Path) -> None:
+    """`job status` alone lists what runs; an unknown id and a folder that isn't the head's are refused in one line."""
+    at = ("--address", cluster.address)
+    job = cluster.submit("echo of no sweep", tmp_path)
+    listed = cluster.epoch14("job", "status", *at).stdout
+    assert re.search(rf"{job} +\w+ .* echo of no sweep", listed)
+    for command in ("status", "logs", "stop"):
+        ended = cluster.epoch14("job", command, "epoch14_none", *at)
+        assert ended.returncode == 2
+        [line] = ended.stderr.splitlines()
+        assert line.startswith("epoch14: error: JOB: 'epoch14_none' is not allowed; allowed: a job of the cluster at ")
+        assert job in line
+    with pytest.raises(ConfigError, match=r"^--resume: 'outputs/x' is not allowed; .* absolute path on the head"):
+        submit_sweep("schedule", [], address=cluster.address, resume="outputs/x")
