@@ -20,8 +20,10 @@ Points = Sequence[tuple[int, float]]
 """(step, loss), by rising step; a loss may be non-finite."""
 NONE = "-"
 TABLE_HEAD = ("ingredient", "swapped for", "severity without it", "necessary", "severity alone", "sufficient")
-MARKED = re.compile(r"([\\`*_\[\]<>|~&$#!])|(?<=\w)(?=://)|(?<=\bwww)(?=\.)")
-"""What Markdown (CommonMark with tables, strike-through, bare links and formulas) gives a meaning to."""
+MARKED = re.compile(r"([\\`*_\[\]|~#!])|(?<=\bwww)(?=\.)")
+"""What Markdown (CommonMark with tables, strike-through and bare links) gives a meaning to."""
+UNSLASHED = re.compile(r"[<>&$]|(?<=\w):(?=//)")
+"""The same for HTML, formulas and bare links; before these MLflow's page shows the backslash too."""
 INSIDE_WORD = re.compile(r"(?<=[A-Za-z0-9])\\_(?=[A-Za-z0-9])")
 LOG_SCALE_FROM = 30.0
 """Ratio of highest to lowest loss from which the axis is logarithmic."""
@@ -147,7 +149,8 @@ def plain(text: object) -> str:
 
 def escape(text: object) -> str:
     """`text` on one line, with nothing in it that Markdown or HTML would act on."""
-    return INSIDE_WORD.sub("_", MARKED.sub(r"\\\1", plain(text)))
+    slashed = INSIDE_WORD.sub("_", MARKED.sub(r"\\\1", plain(text)))
+    return UNSLASHED.sub(lambda found: f"&#{ord(found[0])};", slashed)
 
 
 def number(value: float | None) -> str:

@@ -6,6 +6,7 @@ Ray Train made one. A trial that Tune stops is killed, so nothing here reads a f
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from infra.notice import InterruptedTrialError, listen, told_to_stop
 from infra.ray_runtime import Cluster, Need, disarm_arrow_types, prepare_environment, tell_address_to_train
 from infra.space import merge_point
+from infra.system_metrics import with_system_metrics
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchConfig
@@ -30,20 +32,27 @@ class TrialJob:
     """The trial's raw config."""
     checkpoints: str
     """Where its checkpoints lie."""
+    system_every_s: float | None = None
+    """Seconds between two samples of the machine; None: none."""
 
 
 def trial_function(
-    base: Mapping[str, Any], need: Need, storage: str, checkpoints: Callable[[str], str]
+    base: Mapping[str, Any],
+    need: Need,
+    storage: str,
+    checkpoints: Callable[[str], str],
+    system_every_s: float | None = None,
 ) -> TuneFunction:
     """A Tune function trainable that runs the trial `base` at the point that it gets as its config.
 
-    `storage`: folder for what Ray Train keeps of its worker groups; `checkpoints`: trial id -> folder or URI.
+    `storage`: folder for what Ray Train keeps of its worker groups; `checkpoints`: trial id -> folder or URI;
+    `system_every_s`: seconds between two samples of the machine, None: none.
     """
 
     def trial(point: dict[str, Any]) -> None:
         from ray import tune
 
-        job = TrialJob(merge_point(base, point), checkpoints(tune.get_context().get_trial_id()))
+        job = TrialJob(merge_point(base, point), checkpoints(tune.get_context().get_trial_id()), system_every_s)
         if need.workers == 1:
             _run_here(job)
         else:
@@ -94,7 +103,8 @@ def _run_here(job: TrialJob) -> None:
     from trainables.config import TrialConfig
     from trainables.trial import run_trial
 
-    result = run_trial(TrialConfig.parse(job.values), tune.report, checkpoints=job.checkpoints, notice=told_to_stop)
+    report = with_system_metrics(tune.report, job.system_every_s)
+    result = run_trial(TrialConfig.parse(job.values), report, checkpoints=job.checkpoints, notice=told_to_stop)
     _raise_if_interrupted(result)
 
 
@@ -110,7 +120,7 @@ def _run_worker_group(job: TrialJob, need: Need, storage: str) -> None:
     on_gpus = need.gpus_per_worker and job.values.get("device") != "cpu"
     trainer = TorchTrainer(
         _run_worker,
-        train_loop_config={"values": dict(job.values), "checkpoints": job.checkpoints},
+        train_loop_config={**dataclasses.asdict(job), "values": dict(job.values)},
         # Metrics are summed on the host, gradients on the GPUs.
         torch_config=_listening_torch_config("cpu:gloo,cuda:nccl" if on_gpus else "gloo"),
         scaling_config=train.ScalingConfig(
@@ -156,7 +166,8 @@ def _run_worker(job: dict[str, Any]) -> None:
 
     config = TrialConfig.parse(job["values"])
     _choose_device(config.device)
-    result = run_trial(config, train.report, checkpoints=job["checkpoints"], notice=told_to_stop)
+    report = with_system_metrics(train.report, job["system_every_s"])
+    result = run_trial(config, report, checkpoints=job["checkpoints"], notice=told_to_stop)
     _raise_if_interrupted(result)
 
 

@@ -15,6 +15,7 @@ from ray.tune import Callback
 
 from infra.ray_events import error_line, is_interrupted
 from infra.space import point_label
+from infra.system_metrics import KEY as SYSTEM
 from infra.tracking import KEY, check_tracking, import_mlflow, without_password
 from infra.tracking_kept import keep
 from infra.tracking_names import full_config, point_of, run_name, run_params
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("epoch14.tracking")
 ROW_KEYS = (
     *("step", "epoch", "phase", "val_top1", "best_val_top1", *SPEEDS),
-    *("symptom", "history", "quarantined", "diagnosis", "interventions", "event"),
+    *("symptom", "history", "quarantined", "diagnosis", "interventions", "event", SYSTEM),
 )
 
 

@@ -10,7 +10,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from infra.explanation import event_markdown, remedy_text, to_figure, to_markdown
+from infra.system_metrics import KEY as SYSTEM
 from infra.tracking import open_client, sqlite_file
 from infra.tracking_names import flatten, param_key
 from infra.tracking_records import Record, Report, Siblings, SweepEnd, SweepStart, TrialEnd, TrialStart
@@ -34,6 +35,7 @@ from infra.tracking_values import (
     summary_markdown,
     user_name,
 )
+from infra.tracking_views import EVENT_LOSS, VIEW_NAME, VIEW_TAG, view_link, view_value
 from trainables.errors import TrackingError, complaint
 from trainables.speed import SPEEDS
 
@@ -114,9 +116,9 @@ class RunRecorder:
             file = sqlite_file(self._uri)
             location = (file.parent / "mlartifacts").as_uri() if file else None
             try:
-                # The kind lets MLflow 3 open on the runs and their charts, not on its pages for language models.
-                kind = {"mlflow.experimentKind": "custom_model_development"}
-                return str(self._client.create_experiment(name, artifact_location=location, tags=kind))
+                # The kind is MLflow's word for an experiment that has nothing to do with language models.
+                tags = {"mlflow.experimentKind": "custom_model_development", VIEW_TAG: view_value(_now_ms())}
+                return str(self._client.create_experiment(name, artifact_location=location, tags=tags))
             except MlflowException as error:
                 found = self._client.get_experiment_by_name(name)
                 if found is None:
@@ -124,6 +126,8 @@ class RunRecorder:
         if found.lifecycle_stage != "active":
             remedy = f"choose another name, or `mlflow experiments restore --experiment-id {found.experiment_id}`"
             raise TrackingError(complaint("tracking.experiment", name, "an experiment that is not deleted", remedy))
+        if VIEW_TAG not in found.tags:
+            self._client.set_experiment_tag(found.experiment_id, VIEW_TAG, view_value(_now_ms()))
         return str(found.experiment_id)
 
     def _create_run(self, name: str, tags: Mapping[str, str]) -> str:
@@ -236,7 +240,7 @@ class RunRecorder:
     def _log_summary(self, state: RunState, record: Report) -> None:
         """best_val_top1 whenever it rises, so that its latest value is the run's; the speeds once a report.
 
-        The images that don't decode whenever there are more.
+        How busy the machine is, too; the images that don't decode whenever there are more.
         """
         row, step = record.row, int(record.row["step"])
         summary = {}
@@ -244,7 +248,7 @@ class RunRecorder:
         if best is not None and best > state.best:
             summary["best_val_top1"] = best
         if step > state.last_report:
-            summary |= {key: row[key] for key in SPEEDS if row.get(key)}
+            summary |= {key: row[key] for key in SPEEDS if row.get(key)} | (row.get(SYSTEM) or {})
         if len(row.get("quarantined") or ()) > state.quarantined:
             summary["quarantined"] = len(row["quarantined"])
             self._client.log_text(state.run_id, "\n".join(row["quarantined"]) + "\n", QUARANTINE_FILE)
@@ -265,6 +269,7 @@ class RunRecorder:
         self._client.log_batch(state.run_id, metrics=metrics)
         tags = {"diagnosis.events": event["number"], "diagnosis.interventions": "; ".join(texts) or "none"}
         self._set_tags(state.run_id, tags)
+        self._mark_event(state, self._client.get_metric_history(state.run_id, "loss"), event)
 
     def _log_diagnosis(self, state: RunState, diagnosis: Mapping[str, Any]) -> None:
         markdown = to_markdown(diagnosis)
@@ -276,6 +281,7 @@ class RunRecorder:
             image = Path(folder) / "loss.png"
             to_figure(diagnosis, loss).savefig(image, dpi=110)
             self._client.log_artifact(state.run_id, str(image))
+        self._mark_event(state, history, diagnosis["symptom"])
         symptom, remedy = diagnosis["symptom"], remedy_text(diagnosis)
         tags = {
             "diagnosis.cause": diagnosis["cause"],
@@ -290,6 +296,20 @@ class RunRecorder:
         }
         self._set_tags(state.run_id, tags)
         state.symptom = str(symptom["kind"])
+
+    def _mark_event(self, state: RunState, loss: Sequence[Metric], event: Mapping[str, Any]) -> None:
+        """Tell the losses from the event's onset to its alarm once more, by a name of their own.
+
+        Where none of them is a number, it is the last one that was. Points at the same times change nothing.
+        """
+        from mlflow.entities import Metric
+
+        numbers = [point for point in loss if math.isfinite(point.value) and point.step <= event["step"]]
+        during = [point for point in numbers if point.step >= event["onset"]]
+        marked = during or sorted(numbers, key=lambda point: point.step)[-1:]
+        metrics = [Metric(EVENT_LOSS, point.value, point.timestamp, point.step) for point in marked]
+        for start in range(0, len(metrics), MAX_METRICS):
+            self._client.log_batch(state.run_id, metrics=metrics[start : start + MAX_METRICS])
 
     def _set_tags(self, run_id: str, tags: Mapping[str, object]) -> None:
         from mlflow.entities import RunTag
@@ -314,11 +334,17 @@ class RunRecorder:
         markdown = summary_markdown(rows)
         self._client.log_text(run_id, summary_csv(rows), "summary.csv")
         self._client.log_text(run_id, markdown, "summary.md")
-        self._set_tags(run_id, {NOTE: cut_markdown(markdown)})
+        table, charts = view_link(self._experiment_id), view_link(self._experiment_id, charts=True)
+        links = f"[{VIEW_NAME}]({table}), [their charts]({charts})"
+        self._set_tags(run_id, {NOTE: cut_markdown(f"{links}\n\n{markdown}")})
         totals = {
             "best_val_top1": max(float(row.get("best_val_top1") or 0.0) for row in rows),
             "num_trials": len(rows),
             "num_symptoms": sum(bool(row.get("symptom")) for row in rows),
         }
-        metrics = list(metrics_of({"step": 0, **totals}, round(time.time() * 1000)))
+        metrics = list(metrics_of({"step": 0, **totals}, _now_ms()))
         self._client.log_batch(run_id, metrics=metrics)
+
+
+def _now_ms() -> int:
+    return round(time.time() * 1000)

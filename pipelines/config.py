@@ -67,6 +67,8 @@ class TrackingConfig(Section):
     """MLflow tracking URI; null: an SQLite store in `storage`."""
     experiment: Annotated[str, Field(min_length=1)] = "epoch14"
     """MLflow experiment."""
+    system_metrics_every_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 30.0
+    """Seconds between two samples of how busy a trial's machine is; null: none."""
 
 
 class SweepConfig(Section):

@@ -190,9 +190,10 @@ def _job(plan: _Plan, cluster: Cluster, callbacks: Sequence[TrialTracker | Outco
     trials = [trial_config(config.trial, point) for point in probe_points(config.axes)]
     timeout_s = max(trial.diagnosis.timeout_s for trial in trials)
     max_steps = max(trial.max_steps for trial in trials)
+    places, system_every_s = str(plan.folder / "train"), config.tracking.system_metrics_every_s
     halving = asha(search.asha.grace_steps, search.asha.reduction_factor, max_steps, timeout_s) if search.asha else None
     return TuneJob(
-        function=trial_function(config.trial, need, str(plan.folder / "train"), plan.checkpoints),
+        function=trial_function(config.trial, need, places, plan.checkpoints, system_every_s),
         resources=trial_resources(need, cluster),
         param_space=param_space(config.axes, search.kind),
         num_samples=search.num_trials or 1,

@@ -31,7 +31,10 @@ GROUPS = {
             "train",
         )
     ],
-    "servers": [f"test_tracking{part}.py" for part in ("", "_callback", "_metrics", "_sweeps", "_writer")],
+    "servers": [
+        *(f"test_tracking{part}.py" for part in ("", "_callback", "_metrics", "_sweeps", "_views", "_writer")),
+        *("test_clicks.py", "test_queries.py"),
+    ],
 }
 """Files whose tests share a process, and with it a Ray or a server; each other file is a group of its own."""
 

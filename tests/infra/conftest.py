@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import shutil
@@ -185,6 +186,12 @@ def mlflow_server(mlflow_process: MlflowServer) -> str:
     return mlflow_process.uri
 
 
+@pytest.fixture(scope="session")
+def server_store(mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Store]:
+    """A factory: an experiment's name -> a store on the session's server, for records that several tests read."""
+    return lambda experiment: Store(mlflow_server, tmp_path_factory.mktemp("storage"), experiment)
+
+
 @pytest.fixture
 def mortal_server(mlflow_process: MlflowServer) -> Iterator[MlflowServer]:
     """The session's server for a test that kills it; it runs again afterwards."""
@@ -224,8 +231,14 @@ def mortal_store(mortal_server: MlflowServer, tmp_path: Path, request: pytest.Fi
 
 
 @pytest.fixture
-def diagnosis() -> dict[str, Any]:
+def diagnosis(one_diagnosis: dict[str, Any]) -> dict[str, Any]:
     """A diagnosis as `run_trial` reports it."""
+    return copy.deepcopy(one_diagnosis)
+
+
+@pytest.fixture(scope="session")
+def one_diagnosis() -> dict[str, Any]:
+    """What `diagnosis` is a copy of; not to be changed."""
     return {
         "symptom": {
             "kind": "spike",

@@ -133,6 +133,7 @@ def test_trials_are_in_the_tracking_store(three_ways: Swept) -> None:
     assert finished.data.metrics["weight_norm"] > 0
     assert 0 < finished.data.metrics["label_entropy"] <= 1
     assert finished.data.metrics["moment_norm"] == 0
+    assert 0 < finished.data.metrics["system/system_memory_usage_percentage"] <= 100
 
 
 def test_the_report_tells_each_ending(three_ways: Swept, tmp_path: Path) -> None:
