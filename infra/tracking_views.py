@@ -20,6 +20,8 @@ TRIALS_ONLY = "tags.`epoch14.kind` = 'trial'"
 RUNS_SHOWN = 20
 """Runs that the charts draw at first."""
 CHARTS_ABREAST = 2
+FACTOR_SECTION = "Factors"
+"""Its one chart, the parallel coordinates, has the whole width."""
 WIDTHS = {"tags.`diagnosis.cause`": 160, "tags.`diagnosis.remedy`": 320}
 """Columns wider than MLflow makes them, in pixels."""
 COLUMNS = (
@@ -49,7 +51,7 @@ def view_link(experiment_id: str, *, charts: bool = False) -> str:
 
 
 def _state() -> dict[str, Any]:
-    sections = [*SECTIONS, "Factors"]
+    sections = [*SECTIONS, FACTOR_SECTION]
     charts = [_line(name, metrics) for name, section in SECTIONS.items() for metrics in section]
     return {
         "searchFilter": TRIALS_ONLY,
@@ -64,7 +66,7 @@ def _state() -> dict[str, Any]:
         "columnOrder": list(COLUMNS),
         "columnWidths": WIDTHS,
         "runsHiddenMode": f"FIRST_{RUNS_SHOWN}_RUNS",
-        "compareRunCharts": [*charts, _parallel("Factors")],
+        "compareRunCharts": [*charts, _parallel(FACTOR_SECTION)],
         "compareRunSections": [_section(name) for name in sections],
         "isAccordionReordered": True,
         "hideEmptyCharts": True,
@@ -74,7 +76,8 @@ def _state() -> dict[str, Any]:
 
 
 def _section(name: str) -> dict[str, Any]:
-    section = {"uuid": name, "name": name, "display": True, "columns": CHARTS_ABREAST}
+    abreast = 1 if name == FACTOR_SECTION else CHARTS_ABREAST
+    section = {"uuid": name, "name": name, "display": True, "columns": abreast}
     return section | {"isReordered": True, "deleted": False, "isGenerated": False}
 
 
