@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+WITH_EFA = re.compile(r"^  #\| ", re.MULTILINE)
 CLUSTER = Path(__file__).resolve().parents[1] / "ray_cluster.yaml"
 
 
@@ -51,6 +53,37 @@ def test_aws_bootstrap_adds_only_keys_and_networks(
         assert node["node_config"]["SecurityGroupIds"]
 
 
+def test_efa_nodes_are_ready_to_be_uncommented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its comment signs taken away as the file says, and a subnet and a group, Ray and EC2 take the EFA type."""
+    import boto3
+    from moto import mock_aws
+    from ray.autoscaler._private.aws.config import bootstrap_aws
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    (tmp_path / ".ssh").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "simulated")
+    with mock_aws():
+        ec2 = boto3.client("ec2", region_name="us-west-2")
+        subnet = ec2.describe_subnets(Filters=[{"Name": "availability-zone", "Values": ["us-west-2a"]}])["Subnets"][0]
+        group = ec2.create_security_group(GroupName="efa", Description="efa", VpcId=subnet["VpcId"])["GroupId"]
+        boto3.client("iam").create_instance_profile(InstanceProfileName="epoch14-worker")
+        text = WITH_EFA.sub("  ", CLUSTER.read_text(encoding="utf-8"))
+        text = text.replace("subnet-CHANGE", subnet["SubnetId"]).replace("sg-CHANGE", group)
+        cluster = prepare_config(yaml.safe_load(text))
+        validate_config(cluster)
+        node = bootstrap_aws(cluster)["available_node_types"]["gpu_efa"]["node_config"]
+        # As Ray's node provider does.
+        started = {key: value for key, value in node.items() if key not in ("SubnetIds", "SecurityGroupIds")}
+        (instance,) = ec2.run_instances(MinCount=1, MaxCount=1, **started)["Instances"]
+    assert instance["SubnetId"] == subnet["SubnetId"]
+    assert node["Placement"] == {"GroupName": "epoch14"}
+    cards = [(card["NetworkCardIndex"], card["DeviceIndex"]) for card in node["NetworkInterfaces"]]
+    assert cards == [(0, 0), (1, 1), (2, 1), (3, 1)]
+    assert {card["InterfaceType"] for card in node["NetworkInterfaces"]} == {"efa"}
+
+
 def test_trials_stay_off_the_head(cluster: dict[str, Any]) -> None:
     """The head offers no CPU to trials, only the resource that drivers of multi-worker trials take."""
     head = cluster["available_node_types"][cluster["head_node_type"]]
@@ -74,6 +107,18 @@ def test_every_node_type_names_its_instance_profile(cluster: dict[str, Any]) -> 
         for name, node in cluster["available_node_types"].items()
     }
     assert all(profile != profiles["head"] for name, profile in profiles.items() if name != "head")
+
+
+def test_credentials_are_not_handed_to_a_fetched_page(cluster: dict[str, Any]) -> None:
+    """Every node asks for IMDSv2, one hop away."""
+    for node in cluster["available_node_types"].values():
+        assert node["node_config"]["MetadataOptions"] == {"HttpTokens": "required", "HttpPutResponseHopLimit": 1}
+
+
+def test_file_holds_no_secret() -> None:
+    """No access key, no token and no password, only the path of the token's file."""
+    text = CLUSTER.read_text(encoding="utf-8")
+    assert not re.search(r"AKIA|aws_secret|password|RAY_AUTH_TOKEN=|[0-9a-f]{32}", text)
 
 
 def test_cluster_wants_a_token_and_listens_on_loopback(cluster: dict[str, Any]) -> None:
