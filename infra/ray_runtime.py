@@ -1,4 +1,4 @@
-"""The one helper that knows which Ray it is: start or join it, what it has, and what to disarm in it.
+"""The one helper that knows which Ray it is: start or join it, and what to disarm in it.
 
 Ray 2.54.1 is the last with `local_mode`. It also carries CVE-2026-41486: four Arrow extension types that it registers
 run a pickle out of any Parquet file that names them. `disarm_arrow_types` takes them out of the registry and puts inert
@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from infra.ray_capacity import Capacity, Need, capacity, check_cpus, check_gpus, check_nodes
 from trainables.errors import ClusterError, ConfigError, complaint
 
 ARROW_TYPES = (
@@ -47,23 +48,11 @@ LOCAL_MODE_TOKENS = (":task_name:", ":actor_name:", ":job_id:")
 
 
 @dataclass(frozen=True)
-class Need:
-    """What one trial asks for."""
-
-    workers: int = 1
-    cpus_per_worker: int = 1
-    gpus_per_worker: float = 0.0
-
-
-@dataclass(frozen=True)
 class Cluster:
     """What the Ray in use has."""
 
     local_mode: bool
-    cpus: float
-    gpus: float
-    node_cpus: float
-    """CPUs of the largest node: a worker must fit on one."""
+    capacity: Capacity
     driver_resource: dict[str, float]
     """What a driver of a worker group asks for: a place on the head that takes no CPU from the workers."""
 
@@ -109,6 +98,7 @@ def ray_session(*, local: bool, address: str | None, need: Need) -> Iterator[Clu
         else:
             check_cpus(need, _machine_cpus(), _machine_cpus(), "this machine")
             check_gpus(need, _machine_gpus(), "this machine")
+            check_nodes(need, 1, "this machine")
             _start(dashboard=need.workers > 1)
     try:
         yield _checked(need)
@@ -135,27 +125,6 @@ def in_local_mode() -> bool:
     from ray._private import worker
 
     return bool(worker.global_worker.mode == worker.LOCAL_MODE)
-
-
-def check_cpus(need: Need, total: float, largest_node: float, where: str) -> None:
-    """Raise ConfigError where a trial would wait for CPUs for ever."""
-    key, remedy = "resources.cpus_per_worker", "lower resources.cpus_per_worker or resources.workers"
-    if need.cpus_per_worker > largest_node:
-        allowed = f"at most {largest_node:g}, the CPUs of {where}"
-        raise ConfigError(complaint(key, need.cpus_per_worker, allowed, f"set {key}={max(1, int(largest_node))}"))
-    if need.workers * need.cpus_per_worker > total:
-        allowed = (
-            f"at most {int(total / need.workers)} with resources.workers={need.workers}: {where} has {total:g} CPUs"
-        )
-        raise ConfigError(complaint(key, need.cpus_per_worker, allowed, remedy))
-
-
-def check_gpus(need: Need, total: float, where: str) -> None:
-    """Raise ConfigError where a trial would wait for GPUs for ever."""
-    if need.workers * need.gpus_per_worker > total:
-        allowed = f"at most {total / need.workers:g} with resources.workers={need.workers}: {where} has {total:g} GPUs"
-        remedy = f"set resources.gpus_per_worker={total / need.workers:g}"
-        raise ConfigError(complaint("resources.gpus_per_worker", need.gpus_per_worker, allowed, remedy))
 
 
 @contextlib.contextmanager
@@ -265,8 +234,10 @@ def _checked(need: Need) -> Cluster:
     if cluster.local_mode:
         _check_local(need.workers)
         return cluster
-    check_cpus(need, cluster.cpus, cluster.node_cpus, "the Ray in use")
-    check_gpus(need, cluster.gpus, "the Ray in use")
+    most = cluster.capacity
+    check_cpus(need, most.cpus, most.node_cpus, "the Ray in use")
+    check_gpus(need, most.gpus, "the Ray in use")
+    check_nodes(need, most.nodes, "the Ray in use")
     if need.workers > 1:
         _check_state_api()
     return cluster
@@ -274,18 +245,12 @@ def _checked(need: Need) -> Cluster:
 
 def _describe() -> Cluster:
     import ray
-    from ray._private.state import state
 
     resources = ray.cluster_resources()
-    nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-    # Nodes that the autoscaler may still start count as well.
-    groups = getattr(state.get_cluster_config(), "node_group_configs", ())
-    most = state.get_max_resources_from_cluster_config() or {}
+    local = in_local_mode()
     return Cluster(
-        local_mode=in_local_mode(),
-        cpus=max(resources.get("CPU", 0.0), most.get("CPU", 0.0)),
-        gpus=max(resources.get("GPU", 0.0), most.get("GPU", 0.0)),
-        node_cpus=max([*nodes, *(group.resources.get("CPU", 0.0) for group in groups)], default=0.0),
+        local_mode=local,
+        capacity=Capacity() if local else capacity(),
         driver_resource={DRIVER_RESOURCE: 1} if DRIVER_RESOURCE in resources else {HEAD_RESOURCE: 0.001},
     )
 

@@ -7,19 +7,23 @@ Ray Train made one. A trial that Tune stops is killed, so nothing here reads a f
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from infra.notice import InterruptedTrialError, listen, told_to_stop
-from infra.ray_runtime import Cluster, Need, disarm_arrow_types, prepare_environment, tell_address_to_train
+from infra.ray_capacity import Need
+from infra.ray_runtime import Cluster, disarm_arrow_types, prepare_environment, tell_address_to_train
 from infra.space import merge_point
 from infra.system_metrics import with_system_metrics
 
 if TYPE_CHECKING:
-    from ray.train.torch import TorchConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
 
     from trainables.trial import TrialResult
+
+log = logging.getLogger(__name__)
 
 TuneFunction = Callable[[dict[str, Any]], None]
 
@@ -112,13 +116,31 @@ def _run_worker_group(job: TrialJob, need: Need, storage: str) -> None:
     prepare_environment()
     disarm_arrow_types()
     tell_address_to_train()
+    from ray.train import WorkerGroupError
+
+    from infra.ray_lost import known_nodes, lost_nodes
+
+    while True:
+        before = known_nodes()
+        try:
+            _worker_group(job, need, storage).fit()
+        except WorkerGroupError as error:
+            lost = lost_nodes(error.worker_failures.values(), before)
+            if not lost:
+                raise
+            log.warning("lost %s; the trial goes on from its last checkpoint", ", ".join(sorted(lost)))
+        else:
+            return
+
+
+def _worker_group(job: TrialJob, need: Need, storage: str) -> TorchTrainer:
     from ray import train, tune
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
     per_worker = {"CPU": float(need.cpus_per_worker)}
     on_gpus = need.gpus_per_worker and job.values.get("device") != "cpu"
-    trainer = TorchTrainer(
+    return TorchTrainer(
         _run_worker,
         train_loop_config={**dataclasses.asdict(job), "values": dict(job.values)},
         # Metrics are summed on the host, gradients on the GPUs.
@@ -126,6 +148,7 @@ def _run_worker_group(job: TrialJob, need: Need, storage: str) -> None:
         scaling_config=train.ScalingConfig(
             num_workers=need.workers,
             use_gpu=bool(need.gpus_per_worker),
+            placement_strategy=need.placement.upper(),
             resources_per_worker=per_worker | ({"GPU": need.gpus_per_worker} if need.gpus_per_worker else {}),
         ),
         run_config=train.RunConfig(
@@ -134,7 +157,6 @@ def _run_worker_group(job: TrialJob, need: Need, storage: str) -> None:
             callbacks=[TuneReportCallback()],  # type: ignore[list-item] # typed for Train V1
         ),
     )
-    trainer.fit()
 
 
 def _listening_torch_config(backend: str) -> TorchConfig:

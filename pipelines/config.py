@@ -58,6 +58,8 @@ class ResourcesConfig(Section):
     """Ray CPUs reserved for each worker."""
     gpus_per_worker: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
     """Ray GPUs reserved for each worker; a fraction shares one."""
+    placement: Literal["pack", "spread", "strict_spread"] = "pack"
+    """Workers of a trial on as few nodes as there is room for, on as many, or on a node each."""
 
 
 class TrackingConfig(Section):

@@ -19,8 +19,9 @@ from pipelines.progress import Progress
 from trainables.errors import ConfigError, complaint
 
 if TYPE_CHECKING:
+    from infra.ray_capacity import Need
     from infra.ray_events import Outcomes, TrialOutcome
-    from infra.ray_runtime import Cluster, Need
+    from infra.ray_runtime import Cluster
     from infra.ray_tune import TuneJob
     from infra.tracking_callback import TrialTracker
 
@@ -104,10 +105,16 @@ def run_sweep(
     check_tracking(config.tracking_uri)
     findings = {} if resume else look_at_data(config)
     from infra.notice import listening
-    from infra.ray_runtime import Need, ray_session
+    from infra.ray_capacity import Need
+    from infra.ray_runtime import ray_session
 
     resources = config.resources
-    need = Need(resources.workers, resources.cpus_per_worker, resources.gpus_per_worker)
+    need = Need(
+        resources.workers,
+        resources.cpus_per_worker,
+        resources.gpus_per_worker,
+        placement=resources.placement,
+    )
     plan = _Plan(config, folder, places, need, resume is not None, findings)
     # Ray sets a handler of its own as it starts.
     with ray_session(local=local, address=address, need=need) as cluster, listening():

@@ -19,8 +19,9 @@ import pytest
 import ray
 from ray.tune import Callback
 
+from infra.ray_capacity import Need
 from infra.ray_events import Outcomes, TrialOutcome
-from infra.ray_runtime import ARROW_TYPES, Cluster, Need, disarm_arrow_types, ray_session
+from infra.ray_runtime import ARROW_TYPES, Cluster, disarm_arrow_types, ray_session
 from infra.ray_search import searcher
 from infra.ray_trial import trial_checkpoints, trial_function, trial_resources
 from infra.ray_tune import TuneJob, fit
