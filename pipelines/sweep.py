@@ -142,7 +142,6 @@ def _fit(plan: _Plan, cluster: Cluster, write: Callable[[str], None]) -> SweepRe
     from infra.ray_tune import fit
     from infra.tracking_callback import TrialTracker
     from infra.tracking_runs import CHECKPOINTS, TRIAL_ID
-    from infra.tracking_search import run_place
     from pipelines.report_html.build import attach
 
     config, folder = plan.config, plan.folder
@@ -155,7 +154,7 @@ def _fit(plan: _Plan, cluster: Cluster, write: Callable[[str], None]) -> SweepRe
             config.num_trials,
             steps=lambda point: trial_config(config.trial, point).max_steps,
             name=lambda point: trial_name(config, point),
-            write=_after(lambda: write(f"MLflow: {run_place(uri, experiment, tracker.parent_run_id)}"), write),
+            write=_Placed(write, tracker, uri, experiment),
         )
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -174,17 +173,26 @@ def _fit(plan: _Plan, cluster: Cluster, write: Callable[[str], None]) -> SweepRe
     return SweepResult(rows, config.name, folder, uri, experiment, parent_run_id, failed, interrupted)
 
 
-def _after(first: Callable[[], None], write: Callable[[str], None]) -> Callable[[str], None]:
-    """`write`, which calls `first` before its first line."""
-    told: list[bool] = []
+@dataclass
+class _Placed:
+    """`write`, which says where the sweep's run is before its first line, when there is one.
 
-    def write_after(line: str) -> None:
-        if not told:
-            told.append(True)
-            first()
-        write(line)
+    Tune pickles it with its callbacks: a class goes by name.
+    """
 
-    return write_after
+    write: Callable[[str], None]
+    tracker: TrialTracker
+    uri: str
+    experiment: str
+    told: bool = False
+
+    def __call__(self, line: str) -> None:
+        from infra.tracking_search import run_place
+
+        if not self.told:
+            self.told = True
+            self.write(f"MLflow: {run_place(self.uri, self.experiment, self.tracker.parent_run_id)}")
+        self.write(line)
 
 
 def _job(plan: _Plan, cluster: Cluster, callbacks: Sequence[TrialTracker | Outcomes]) -> TuneJob:

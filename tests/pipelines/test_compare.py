@@ -30,6 +30,9 @@ DIAGNOSIS: dict[str, Any] = {
 }
 EVENT = {
     "number": 1,
+    "kind": "spike",
+    "step": 9,
+    "onset": 7,
     "action": "rollback",
     "text": "optim.lr = 0.1",
     "reached": 7,

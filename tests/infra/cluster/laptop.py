@@ -86,7 +86,7 @@ class Laptop:
             port = probe.getsockname()[1]
         with log.open("wb") as output:
             process = subprocess.Popen(
-                ["ray", "dashboard", "--port", str(port), str(cluster)],
+                ["ray", "dashboard", "--no-config-cache", "--port", str(port), str(cluster)],
                 cwd=ROOT,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
