@@ -19,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Its functions go to Ray by value, and SlipCover's probes can't be pickled.
 BY_VALUE := infra/ray_trial.py
 
-.PHONY: help setup sweep ui test test-cluster check format lock manifests bench-healthy bench-stories bench-train bench-gpu bench-norms bench-resume bench-fuzz bench-input bench-launches bench-curves bench-diagnosis
+.PHONY: help setup sweep ui test test-cluster test-slow check format lock manifests bench-healthy bench-stories bench-train bench-gpu bench-norms bench-resume bench-fuzz bench-input bench-launches bench-curves bench-diagnosis
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -36,10 +36,13 @@ ui: setup ## open the MLflow UI on what was recorded
 test: export OMP_WAIT_POLICY := passive
 test: setup ## the test suite, with coverage (ARGS="-k word")
 	$(PYTHON) -m slipcover --branch --skip-covered --source trainables,infra,pipelines --omit $(BY_VALUE) \
-		-m pytest -n 2 --dist loadgroup -m "not cluster" $(ARGS)
+		-m pytest -n 2 --dist loadgroup -m "not cluster and not slow" $(ARGS)
 
 test-cluster: setup ## a real `ray up` in network namespaces: submit, scale, lose a node, go down (root, minutes)
 	$(PYTHON) -m pytest -m cluster --log-cli-level=INFO $(ARGS)
+
+test-slow: setup ## tests of the benchmarks themselves that take minutes
+	$(PYTHON) -m pytest -m slow $(ARGS)
 
 check: setup ## lint, format, types, import contracts
 	$(VENV)/bin/ruff check

@@ -28,6 +28,7 @@ def rows(digits_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> list[d
         return [ranked_row(ALONE, WATCH), *read(results)]
 
 
+@pytest.mark.slow
 def test_one_fault_has_one_cause_on_1_and_2_ranks(rows: list[dict[str, Any]]) -> None:
     """The same symptom at the same step, the same cause, and one verdict of both ranks."""
     alone, _, together, _ = rows
@@ -37,18 +38,21 @@ def test_one_fault_has_one_cause_on_1_and_2_ranks(rows: list[dict[str, Any]]) ->
     assert together["ranks_agree"]
 
 
+@pytest.mark.slow
 def test_a_fault_of_one_rank_names_rank_and_layer(rows: list[dict[str, Any]]) -> None:
     """The bit flipped on rank 1 only, in the head."""
     found = rows[3]["verdict"]
     assert (found["cause"], found["rank"], found["layer"]) == ("silent_corruption", 1, "fc.weight")
 
 
+@pytest.mark.slow
 def test_a_case_that_breaks_its_group_is_a_row_and_the_others_go_on(rows: list[dict[str, Any]]) -> None:
     """A run for one rank breaks a group of two; a new group takes the rest."""
     assert "AssertionError" in rows[1]["crash"]
     assert [row["case"] for row in rows[1:]] == [ALONE, TOGETHER, ONE]
 
 
+@pytest.mark.slow
 def test_the_section_compares_and_counts(rows: list[dict[str, Any]]) -> None:
     """Same cause of one pair, rank and layer of one fault; a broken case is listed and not counted."""
     section = on_ranks_section([rows[0], *rows[2:], rows[1] | {"case": "broken"}])
