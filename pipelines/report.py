@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -129,7 +130,7 @@ def _remedies(ill: Sequence[TrialRow]) -> str:
 def _where_next(result: SweepResult) -> list[str]:
     local = result.tracking_uri == default_tracking_uri("outputs")
     option = "" if local else f" --uri {without_password(result.tracking_uri)}"
-    lines = [f"records: epoch14 ui{option}"]
+    lines = [f"the report: epoch14 report {shlex.quote(str(result.path))}{option}", f"records: epoch14 ui{option}"]
     ill = [row for row in result.rows if row.symptom]
     if ill:
         lines.insert(0, f"the evidence: epoch14 explain {short_ids(result.rows)[ill[0].trial_id]}{option}")
