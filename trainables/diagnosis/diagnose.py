@@ -120,7 +120,7 @@ def choose_snapshots(case: Case, snapshots: SnapshotRing) -> list[Snapshot]:
 
 def examine(case: Case, snapshots: list[Snapshot], recorded: dict[int, float], live: Snapshot) -> Diagnosis:
     """Controls from the best snapshot, from another one where they fail, then the swaps."""
-    controls, outcome = None, ""
+    controls, outcome, declared = None, "", case.thresholds
     try:
         for snapshot in snapshots:
             case.snapshot = snapshot
@@ -130,7 +130,7 @@ def examine(case: Case, snapshots: list[Snapshot], recorded: dict[int, float], l
                 return not_back(case, exact, controls, recorded, live)
             if case.symptom.kind == "input_shift":
                 # The largest of many windows is compared, and of a healthy stretch some lie near the lower threshold.
-                case.thresholds = case.thresholds.beside(controls.exact)
+                case.thresholds = declared.beside(controls.exact)
             controls = placebo_control(case, controls)
             if not all(map(case.thresholds.is_present, controls.placebo)):
                 outcome = "a placebo (order within the batch, 1e-6 of weight noise) removes the event: it is chaotic"
