@@ -7,7 +7,6 @@ import math
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from ray.tune.experiment import Trial
 
 from infra.tracking import default_tracking_uri, open_client
 from infra.tracking_callback import TrialTracker
+from tests.local_servers import free_port
 
 START_LIMIT_S = 120.0
 SPACE = {"model.norm": ["bn", "gn"], "schedule": [{"kind": "constant"}, {"kind": "cosine"}], "optim.lr": [0.1, 3.0]}
@@ -170,10 +170,7 @@ class Store:
 @pytest.fixture(scope="session")
 def mlflow_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
     """The session's server as a process."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = MlflowServer(tmp_path_factory.mktemp("mlflow"), port)
+    server = MlflowServer(tmp_path_factory.mktemp("mlflow"), free_port())
     try:
         server.start()
         yield server

@@ -26,14 +26,8 @@ from infra.tracking import (
     sqlite_file,
     without_password,
 )
+from tests.local_servers import free_port
 from trainables.errors import ConfigError, TrackingError
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Stranger(BaseHTTPRequestHandler):

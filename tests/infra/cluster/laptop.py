@@ -6,7 +6,6 @@ import contextlib
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from tests.infra.cluster.cloud import Keys
 from tests.infra.cluster.config import ROOT
+from tests.local_servers import free_port, status_of
 
 TUNNEL_LIMIT_S = 60.0
 
@@ -82,8 +82,7 @@ class Laptop:
     @contextlib.contextmanager
     def dashboard(self, cluster: Path, log: Path) -> Iterator[str]:
         """`ray dashboard` for the time being; the URL by which it leads to the head's."""
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
+        port = free_port()
         with log.open("wb") as output:
             process = subprocess.Popen(
                 ["ray", "dashboard", "--no-config-cache", "--port", str(port), str(cluster)],
@@ -118,11 +117,4 @@ def status(address: str, token: str | None = None) -> int:
     request = urllib.request.Request(f"{address}/api/jobs/")  # noqa: S310 - our own
     if token is not None:
         request.add_header("Authorization", f"Bearer {token}")
-    try:
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - our own
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        error.close()
-        return error.code
-    except OSError:
-        return 0
+    return status_of(request, timeout_s=10)

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,8 @@ from urllib.parse import quote
 import psutil
 import pytest
 
+from tests.local_servers import free_port, status_of
+
 BACKEND = "MLFLOW_BACKEND_STORE_URI"
 START_LIMIT_S = 120.0
 """A guard against hanging, not a claim."""
@@ -34,13 +35,6 @@ S3_USER = {
     "AWS_DEFAULT_REGION": "us-east-1",
 }
 DATABASE_PASSWORD = "p@ss/%word: 1"  # noqa: S105 - of a database that lives as long as the tests
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True)
@@ -174,14 +168,7 @@ class TeamServer:
             asked.add_header("Content-Type", "application/json")
         if user is not None:
             asked.add_header("Authorization", f"Basic {b64encode(':'.join(user).encode()).decode()}")
-        try:
-            with urllib.request.urlopen(asked, timeout=20) as answer:  # noqa: S310 - our own
-                return int(answer.status)
-        except urllib.error.HTTPError as error:
-            error.close()
-            return error.code
-        except OSError:
-            return 0
+        return status_of(asked, timeout_s=20)
 
     def family(self) -> list[psutil.Process]:
         """The server and all processes that it has started."""
