@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from trainables.data.index import ImageIndex, open_index
 from trainables.rng import generator
 
 TinyImages = Callable[..., Path]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 GROUPS = {
     "ray": [
         f"test_{name}.py"
@@ -91,6 +93,15 @@ def ray_here() -> Iterator[RayHere]:
     here = RayHere()
     yield here
     here.off()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The machine's own Chromium; tests that need it are skipped where there is none."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip(f"no browser ({', '.join(BROWSERS)}) is installed")
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -5,18 +5,17 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.tune.experiment import Trial
 from rich.console import Console
 
 from infra.tracking import default_tracking_uri
 from infra.tracking_callback import TrialTracker
 from pipelines.cli import main
 from pipelines.compare import compare, print_comparison
+from tests.pipelines.recorded import falling, record
 from trainables.errors import ConfigError, TrackingError
 
 DIAGNOSIS: dict[str, Any] = {
@@ -42,11 +41,6 @@ EVENT = {
 }
 
 
-def falling(step: int) -> float:
-    """A healthy loss."""
-    return 1.0 / (1 + step)
-
-
 def parting(step: int) -> float:
     """The same up to step 6, then another one."""
     return falling(step) + (0.5 if step >= 7 else 0.0)
@@ -55,18 +49,6 @@ def parting(step: int) -> float:
 def failing(step: int) -> float:
     """The same up to step 7, then no number."""
     return falling(step) if step < 8 else math.inf
-
-
-def record(
-    tracker: TrialTracker, trial_id: str, point: dict[str, Any], loss: Callable[[int], float], **changes: Any
-) -> None:
-    """One trial of ten steps, as Tune's callbacks tell of it."""
-    trial = Trial("run_trial", stub=True, trial_id=trial_id, config=point)
-    history = [{"step": step, "loss": loss(step)} for step in range(10)]
-    row = {"step": 9, "phase": "finished", "best_val_top1": 0.625, "symptom": "", "history": history, "diagnosis": None}
-    tracker.on_trial_start(0, [trial], trial)
-    tracker.on_trial_result(0, [trial], trial, {**row, **changes})
-    tracker.on_trial_complete(0, [trial], trial)
 
 
 @pytest.fixture(scope="module")

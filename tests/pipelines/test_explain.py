@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.tune.experiment import Trial
 from rich.console import Console
 
 from infra.tracking import default_tracking_uri
 from infra.tracking_callback import TrialTracker
 from pipelines.explain import explain
+from tests.pipelines.recorded import record
 from trainables.errors import ConfigError, TrackingError
 
 DIAGNOSIS: dict[str, Any] = {
@@ -41,28 +41,18 @@ DIAGNOSIS: dict[str, Any] = {
 }
 
 
-def record(tracker: TrialTracker, trial_id: str, norm: str, **changes: Any) -> None:
-    """One trial of ten steps, as Tune's callbacks tell of it."""
-    trial = Trial("run_trial", stub=True, trial_id=trial_id, config={"model.norm": norm})
-    history = [{"step": step, "loss": 1.0 / (1 + step)} for step in range(10)]
-    row = {"step": 9, "phase": "finished", "best_val_top1": 0.625, "symptom": "", "history": history, "diagnosis": None}
-    tracker.on_trial_start(0, [trial], trial)
-    tracker.on_trial_result(0, [trial], trial, {**row, **changes})
-    tracker.on_trial_complete(0, [trial], trial)
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A store of two sweeps; the newer one has an ill, a healthy and an undiagnosed trial."""
     uri = default_tracking_uri(tmp_path_factory.mktemp("store"))
     params = {"trial": {"model": {"name": "resnet18"}}, "space": {"model.norm": ["bn", "gn"]}}
     old = TrialTracker(uri, "epoch14", "old", params)
-    record(old, "0ld00_00000", "gn")
+    record(old, "0ld00_00000", {"model.norm": "gn"})
     assert old.finish([]) is None
     new = TrialTracker(uri, "epoch14", "new", params)
-    record(new, "a1b2c_00000", "bn", phase="stopped", symptom="spike", diagnosis=DIAGNOSIS)
-    record(new, "a1b2c_00001", "gn")
-    record(new, "a1b2c_00002", "ghost_bn", phase="stopped", symptom="divergence")
+    record(new, "a1b2c_00000", {"model.norm": "bn"}, phase="stopped", symptom="spike", diagnosis=DIAGNOSIS)
+    record(new, "a1b2c_00001", {"model.norm": "gn"})
+    record(new, "a1b2c_00002", {"model.norm": "ghost_bn"}, phase="stopped", symptom="divergence")
     assert new.finish([]) is None
     return uri
 

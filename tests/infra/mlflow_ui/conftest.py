@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from pipelines.report_html.build import attach
 if TYPE_CHECKING:
     from tests.infra.conftest import Store, Sweep
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PICTURES = "EPOCH14_PICTURES"
 """Variable that names the folder for the screenshots; without it they go with the test's other files."""
 LIMIT_MS = 60_000
@@ -133,14 +131,17 @@ def confused(diagnosis: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+def hostile() -> str:
+    """The name that must be shown as it is."""
+    return HOSTILE
+
+
+@pytest.fixture(scope="session")
+def browser(chromium: str) -> Iterator[Browser]:
     """The machine's own Chromium, without a window."""
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip(f"no browser ({', '.join(BROWSERS)}) is installed")
     expect.set_options(timeout=LIMIT_MS)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         yield browser
         browser.close()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,16 +13,11 @@ from pipelines.report_html.page import to_html
 if TYPE_CHECKING:
     from tests.pipelines.report_html.conftest import MakeSweep
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
 
 @pytest.fixture
-def browser(tmp_path: Path) -> list[str]:
+def browser(chromium: str, tmp_path: Path) -> list[str]:
     """The command of a headless Chromium with a profile of its own."""
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip(f"no browser ({', '.join(BROWSERS)}) is installed")
-    return [found, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    return [chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
 
 
 def opened(browser: list[str], address: str) -> tuple[str, str]:
