@@ -16,7 +16,7 @@ from infra.tracking import check_tracking, without_password
 from infra.tracking_records import from_json, to_json
 from infra.tracking_runs import RunRecorder
 from infra.tracking_writer import Unwritten
-from trainables.errors import Epoch14Error, TrackingError, complaint
+from trainables.errors import Epoch14Error, TrackingError, complaint, error_line
 
 
 def keep(unwritten: Sequence[Unwritten], folder: Path, sweep: dict[str, str | None]) -> Path:
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         count = write_kept(Path(arguments[0]), *arguments[1:2]) if arguments else None
     except Epoch14Error as error:
-        sys.stderr.write(f"epoch14: error: {error}\n")
+        sys.stderr.write(f"{error_line(error)}\n")
         return error.exit_code
     sys.stdout.write(f"{count} records written\n" if count is not None else f"{__doc__}\n")
     return 0

@@ -19,7 +19,7 @@ from pipelines.cli_cluster import job_app, submit
 from pipelines.cli_ends import interrupted, options
 from pipelines.cli_evidence import Storage, Uri, bundle, compare, diagnose, explain, replay, report
 from pipelines.cli_services import mlflow_server, pipeline
-from trainables.errors import ConfigError, Epoch14Error, complaint
+from trainables.errors import ConfigError, Epoch14Error, complaint, error_line
 
 if TYPE_CHECKING:
     from pipelines.sweep import SweepResult
@@ -261,5 +261,5 @@ def _why_not(result: SweepResult) -> str:
 
 
 def _complain(message: str, code: int) -> int:
-    sys.stderr.write(f"epoch14: error: {' '.join(message.split())}\n")
+    sys.stderr.write(f"{error_line(message)}\n")
     return code

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.config import SweepConfig
-from trainables.errors import ConfigError, DataError, Epoch14Error, SweepError, complaint
+from trainables.errors import ConfigError, DataError, Epoch14Error, SweepError, complaint, error_line
 
 if TYPE_CHECKING:
     from pipelines.evaluate import Scores
@@ -38,7 +38,7 @@ def one_line() -> Iterator[None]:
     try:
         yield
     except Epoch14Error as error:
-        sys.exit(f"epoch14: error: {' '.join(str(error).split())}")
+        sys.exit(error_line(error))
 
 
 def load_config(preset: str, overrides: Sequence[str], **settings: str) -> SweepConfig:

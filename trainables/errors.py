@@ -68,3 +68,8 @@ def complaint(key: str, value: object, allowed: str, remedy: str) -> str:
     if len(shown) > MAX_SHOWN:
         shown = shown[: MAX_SHOWN - 3] + "..."
     return " ".join(f"{key}: {shown} is not allowed; allowed: {allowed}; remedy: {remedy}".split())
+
+
+def error_line(message: object) -> str:
+    """What a command says of an error, without the end of the line: always one line."""
+    return f"epoch14: error: {' '.join(str(message).split())}"
