@@ -28,6 +28,7 @@ from trainables.diagnosis.screen import confirm, equal_rows, screen
 from trainables.diagnosis.snapshots import SnapshotRing
 from trainables.diagnosis.swap_table import SwapResult, Thresholds, leading_cause
 from trainables.diagnosis.verdict import Controls, Diagnosis
+from trainables.diagnosis.warm_up import doubted
 from trainables.ingredients import Ingredients, Stream
 from trainables.recipe import Recipe
 from trainables.state import Snapshot, TrainState
@@ -36,6 +37,10 @@ log = logging.getLogger(__name__)
 
 MARGIN = 3
 """Steps that a snapshot must lie before the onset."""
+ABSENT_SHARE = 0.25
+"""Share of an event's severity that counts as absent, up to half-way between the thresholds."""
+ABSENT_SHARES = {"input_shift": 0.5}
+"""Where the largest of many windows is compared: of a healthy stretch some lie near the lower threshold."""
 MAX_SNAPSHOTS = 3
 """Snapshots tried before the diagnosis abstains."""
 
@@ -128,11 +133,13 @@ def examine(case: Case, snapshots: list[Snapshot], recorded: dict[int, float], l
             exact, controls = exact_control(case, recorded)
             if not case.thresholds.is_present(controls.exact):
                 return not_back(case, exact, controls, recorded, live)
-            if case.symptom.kind == "input_shift":
-                # The largest of many windows is compared, and of a healthy stretch some lie near the lower threshold.
-                case.thresholds = declared.beside(controls.exact)
+            case.thresholds = declared.beside(controls.exact, ABSENT_SHARES.get(case.symptom.kind, ABSENT_SHARE))
             controls = placebo_control(case, controls)
-            if not all(map(case.thresholds.is_present, controls.placebo)):
+            if not case.thresholds.survives(controls.placebo) and case.lasts_longer():
+                # A level that has only just risen: under a placebo it rises some steps later.
+                _, controls = exact_control(case, recorded)
+                controls = placebo_control(case, controls)
+            if not case.thresholds.survives(controls.placebo):
                 outcome = "a placebo (order within the batch, 1e-6 of weight noise) removes the event: it is chaotic"
                 continue
             steps = range(snapshot.step, case.stop)
@@ -201,8 +208,10 @@ def weigh(case: Case, references: list[Reference], play: Play, controls: Control
     if confidence < case.config.diagnosis.min_confidence:
         reason = f"{named.name} is the leading suspect, but only {agreed} of {total} replays agree"
         return abstain(case, controls, reason, confidence)
-    remedy = try_remedy(case, leader, reference, play.rate)
-    named = named if remedy.verified else hot_after_warmup(named)
+    stop, remedy = case.stop, try_remedy(case, leader, reference, play.rate)
+    if named.name == "warmup_missing":
+        case.stop = stop
+        named, remedy = doubted(case, leader, reference, named, remedy)
     return Diagnosis(
         symptom=case.symptom,
         epoch=case.recipe.sampler.epoch(case.symptom.onset),
@@ -216,13 +225,6 @@ def weigh(case: Case, references: list[Reference], play: Play, controls: Control
         remedy=remedy,
         culprits=named.culprits,
     )
-
-
-def hot_after_warmup(named: NamedCause) -> NamedCause:
-    """A warm-up that does not heal in the longer replay, at the peak, only puts off what too high a rate does."""
-    if named.name != "warmup_missing":
-        return named
-    return replace(named, name="lr_too_high", evidence=f"{named.evidence}; at its peak the run falls ill too")
 
 
 def verdict_text(case: Case, leader: SwapResult, named: NamedCause, agreement: str) -> str:

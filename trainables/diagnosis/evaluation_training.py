@@ -27,8 +27,8 @@ from trainables.state import TrainState
 SAMPLES = 256
 """Samples of val/ that are scored after each replay."""
 UNITS = 12.0
-"""Noise units between the loss before and the loss now: at the default thresholds half of the rise is the event, and a
-quarter of it is none."""
+"""Noise units of the rise of the loss, or of one by as much as guessing costs: at the default thresholds half of it is
+the event, and a quarter is none."""
 LEAST_RISE = 0.1
 """Rise, as a share of chance, that replays can be compared by: a model that has learned little has little to lose."""
 
@@ -86,5 +86,7 @@ def training_symptom(
     rise, chance = now - before, symptom.baseline.chance
     if not rise > LEAST_RISE * chance:
         return None
-    baseline = Baseline(before, rise / UNITS, chance)
-    return replace(symptom, onset=onset, step=live.step - 1, severity=UNITS, baseline=baseline)
+    # Beyond guessing every loss is as bad.
+    noise = min(rise, chance) / UNITS
+    baseline = Baseline(before, noise, chance)
+    return replace(symptom, onset=onset, step=live.step - 1, severity=baseline.loss_score(now), baseline=baseline)

@@ -26,10 +26,14 @@ class Thresholds:
         """Whether it is not; between the two a replay has no vote."""
         return severity <= self.absent
 
-    def beside(self, exact: float) -> Thresholds:
-        """Those for an event of that severity: absent is a quarter of it too, up to half-way between the two."""
+    def survives(self, placebos: Sequence[float]) -> bool:
+        """Whether the event outlives what can't matter: it is absent in no placebo, and present in half of them."""
+        return not any(map(self.is_absent, placebos)) and 2 * sum(map(self.is_present, placebos)) >= len(placebos)
+
+    def beside(self, exact: float, share: float) -> Thresholds:
+        """Those for an event of severity `exact`: absent is that share of it too, up to half-way between the two."""
         half_way = (self.absent + self.present) / 2.0
-        return Thresholds(self.present, max(self.absent, min(exact / 4.0, half_way)))
+        return Thresholds(self.present, max(self.absent, min(share * exact, half_way)))
 
     def necessary(self, severity_without: float) -> Answer:
         """Swapping the ingredient out makes the event vanish."""

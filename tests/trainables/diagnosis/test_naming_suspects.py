@@ -39,6 +39,7 @@ DAMAGES: dict[str, Callable[[Tensor], Tensor]] = {
     "grey": lambda images: torch.full_like(images, 128),
     "halved": halved,
     "noise": lambda images: torch.randint_like(images, 0, 256),
+    "faint noise": lambda images: torch.randint_like(images, 100, 160),
 }
 
 

@@ -345,3 +345,5 @@ def test_a_warm_up_is_tried_early_only(recipe: Recipe) -> None:
     assert rates == pytest.approx([0.4 / WARM_UP, 0.2, 0.4, 0.4])
     assert warmed_up_rate(flat, WARM_UP + 1) is None
     assert warmed_up_rate(with_rates(recipe, {k: 0.01 * (k + 1) for k in range(60)}), 10) is None
+    up_and_down = {k: 0.01 * (min(k, 10) + 1) * max(0.0, 1 - k / 40) for k in range(60)}
+    assert warmed_up_rate(with_rates(recipe, up_and_down), 10) is None

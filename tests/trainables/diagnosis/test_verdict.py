@@ -113,8 +113,15 @@ def test_to_dict_is_json(remedy: Remedy | None) -> None:
 @pytest.mark.parametrize(("exact", "absent"), [(6.0, 3.0), (12.0, 3.0), (16.0, 4.0), (18.0, 4.5), (1e3, 4.5)])
 def test_beside_a_severe_event_a_quarter_of_it_is_absent(exact: float, absent: float) -> None:
     """Never less than the threshold, and never beyond half-way to present."""
-    beside = Thresholds(present=6.0, absent=3.0).beside(exact)
+    beside = Thresholds(present=6.0, absent=3.0).beside(exact, 0.25)
     assert (beside.present, beside.absent) == (6.0, absent)
+
+
+def test_an_event_that_a_placebo_removes_is_chaotic() -> None:
+    """Between the thresholds a placebo has no vote, but half of them have to bring the event back."""
+    thresholds = Thresholds(present=6.0, absent=3.0)
+    assert all(map(thresholds.survives, ([9.0, 7.0], [9.0, 5.0], [6.0])))
+    assert not any(map(thresholds.survives, ([9.0, 2.0], [5.0, 5.0], [5.0])))
 
 
 def test_to_dict_has_the_layout_of_diagnosis_json() -> None:

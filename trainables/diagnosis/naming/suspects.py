@@ -136,12 +136,16 @@ def odd_images(images: Tensor, sound: Tensor) -> np.ndarray:
 
 
 def features(images: Tensor) -> Tensor:
-    """Contrast, roughness, and contrast of the upper and of the lower half: float64 [n, 4], on a log scale."""
+    """Contrast, that of the upper and of the lower half, roughness, roughness over contrast: float64 [n, 5], as logs.
+
+    The last tells noise of a low contrast, which each of the others takes for an image.
+    """
     pixels = images.double()
     half = pixels.shape[1] // 2
     contrasts = [part.flatten(1).std(dim=1) for part in (pixels, pixels[:, :half], pixels[:, half:])]
     roughness = pixels.diff(dim=2).abs().mean(dim=(1, 2, 3))
-    return torch.stack([*contrasts, roughness], dim=1).add(1.0).log()
+    logs = torch.stack([*contrasts, roughness], dim=1).add(1.0).log()
+    return torch.cat([logs, logs[:, 3:] - logs[:, :1]], dim=1)
 
 
 def moved_channels(images: Tensor, sound: Tensor) -> tuple[int, ...] | None:

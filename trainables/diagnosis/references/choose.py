@@ -97,9 +97,12 @@ def rate_candidates(
     """Rates to try in the all-reference control, the most telling first; None: the run's own.
 
     The run's own rate comes before any rate that nothing but a guess names: if all else at reference is healthy with
-    it, the rate alone is no cause, and dividing it would only hide others.
+    it, the rate alone is no cause, and dividing it would only hide others. An input depends on no rate.
     """
-    stalled = str(symptom.kind) == STALL
+    if symptom.kind == "input_shift":
+        yield None
+        return
+    stalled = symptom.kind == STALL
     foremost = foremost_rate(
         recipe, stream, symptom.onset, lambda run, reference: run < reference if stalled else run > reference
     )

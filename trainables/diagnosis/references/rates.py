@@ -111,7 +111,7 @@ def rate_before_climb(stream: Stream, onset: int) -> RateReference | None:
 def warmed_up_rate(stream: Stream, onset: int) -> RateReference | None:
     """A linear ramp up to the run's own rate; None where the run has one, or fell ill long after its start."""
     rates = [stream(step).learning_rate for step in range(WARM_UP + 1)]
-    if onset > WARM_UP or rates[0] < 0.5 * rates[-1]:
+    if onset > WARM_UP or rates[0] < 0.5 * max(rates):
         return None
 
     def apply(ingredients: Ingredients) -> Ingredients:
