@@ -131,9 +131,9 @@ def examine(case: Case, snapshots: list[Snapshot], recorded: dict[int, float], l
             case.snapshot = snapshot
             case.curves.clear()
             exact, controls = exact_control(case, recorded)
-            if not case.thresholds.is_present(controls.exact):
-                return not_back(case, exact, controls, recorded, live)
             case.thresholds = declared.beside(controls.exact, ABSENT_SHARES.get(case.symptom.kind, ABSENT_SHARE))
+            if not (case.thresholds if controls.exact_bits_equal else declared).is_present(controls.exact):
+                return not_back(case, exact, controls, recorded, live)
             controls = placebo_control(case, controls)
             if not case.thresholds.survives(controls.placebo) and case.lasts_longer():
                 # A level that has only just risen: under a placebo it rises some steps later.

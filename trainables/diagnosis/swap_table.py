@@ -11,6 +11,10 @@ from trainables.diagnosis.causes import Ingredient
 Answer = Literal["yes", "no", "inconclusive", "not tested"]
 
 
+MOST = 0.7
+"""Share of a weak event's severity that counts as the event: another draw of the same is seldom just as severe."""
+
+
 @dataclass(frozen=True)
 class Thresholds:
     """Severity at which an event counts as present, and up to which it counts as absent."""
@@ -31,9 +35,13 @@ class Thresholds:
         return not any(map(self.is_absent, placebos)) and 2 * sum(map(self.is_present, placebos)) >= len(placebos)
 
     def beside(self, exact: float, share: float) -> Thresholds:
-        """Those for an event of severity `exact`: absent is that share of it too, up to half-way between the two."""
+        """Those for an event of severity `exact`: most of it is present, `share` of it absent.
+
+        Each moves up to half-way between the two, the lower one up and the upper one down.
+        """
         half_way = (self.absent + self.present) / 2.0
-        return Thresholds(self.present, max(self.absent, min(share * exact, half_way)))
+        present = max(half_way, min(MOST * exact, self.present))
+        return Thresholds(present, max(self.absent, min(share * exact, half_way)))
 
     def necessary(self, severity_without: float) -> Answer:
         """Swapping the ingredient out makes the event vanish."""

@@ -110,11 +110,14 @@ def test_to_dict_is_json(remedy: Remedy | None) -> None:
     assert (content["remedy"] is None) is (remedy is None)
 
 
-@pytest.mark.parametrize(("exact", "absent"), [(6.0, 3.0), (12.0, 3.0), (16.0, 4.0), (18.0, 4.5), (1e3, 4.5)])
-def test_beside_a_severe_event_a_quarter_of_it_is_absent(exact: float, absent: float) -> None:
-    """Never less than the threshold, and never beyond half-way to present."""
+@pytest.mark.parametrize(
+    ("exact", "present", "absent"),
+    [(5.0, 4.5, 3.0), (6.0, 4.5, 3.0), (8.0, 5.6, 3.0), (12.0, 6.0, 3.0), (16.0, 6.0, 4.0), (1e3, 6.0, 4.5)],
+)
+def test_thresholds_follow_the_event(exact: float, present: float, absent: float) -> None:
+    """Most of a weak event is the event, a quarter of a severe one is none; neither goes beyond half-way."""
     beside = Thresholds(present=6.0, absent=3.0).beside(exact, 0.25)
-    assert (beside.present, beside.absent) == (6.0, absent)
+    assert (beside.present, beside.absent) == pytest.approx((present, absent))
 
 
 def test_an_event_that_a_placebo_removes_is_chaotic() -> None:
