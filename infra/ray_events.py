@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -35,8 +35,14 @@ class TrialOutcome:
 class Listener(Protocol):
     """Who wants to hear of trials as they run."""
 
-    def trial_reported(self, outcome: TrialOutcome) -> None:
-        """A row came in."""
+    def trial_known(self, outcome: TrialOutcome) -> None:
+        """The trial was over before the sweep was restored."""
+
+    def trial_started(self, outcome: TrialOutcome) -> None:
+        """Its process begins; where it goes on, its row is the last one of before."""
+
+    def trial_reported(self, outcome: TrialOutcome, losses: Iterable[float]) -> None:
+        """A row came in; `losses` of the steps that it tells of."""
 
     def trial_ended(self, outcome: TrialOutcome) -> None:
         """The trial is over."""
@@ -48,11 +54,23 @@ class Outcomes(Callback):
     def __init__(self, listener: Listener | None = None) -> None:
         self.trials: dict[str, TrialOutcome] = {}
         self._listener = listener
+        self._knows_restored = False
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Before anything else runs, tell of the trials that were over before a restore."""
+        del iteration, info
+        if self._listener and not self._knows_restored:
+            for trial in trials:
+                if trial.is_finished():
+                    self._listener.trial_known(_as_tune_has_it(trial))
+        self._knows_restored = True
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Know the trial: without a row or an end it is interrupted, though Tune ends it as if it were over."""
         del iteration, trials, info
-        self._of(trial)
+        outcome = self._of(trial)
+        if self._listener:
+            self._listener.trial_started(replace(outcome, row=outcome.row or _last_row(trial)))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -65,7 +83,7 @@ class Outcomes(Callback):
         if event and event["diagnosis"]:
             outcome.diagnoses.append(event["diagnosis"])
         if self._listener:
-            self._listener.trial_reported(outcome)
+            self._listener.trial_reported(outcome, [entry["loss"] for entry in result.get("history") or ()])
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """By its own end, or stopped by the stopper or the scheduler."""
@@ -87,12 +105,11 @@ class Outcomes(Callback):
         del info
         known, self.trials = self.trials, {}
         for trial in trials:
-            outcome = self.trials[trial.trial_id] = known.get(trial.trial_id) or self._of(trial)
-            if trial.trial_id not in known:
-                outcome.row = {key: value for key, value in (trial.last_result or {}).items() if key != "history"}
-                # One whose process was still starting is terminated too, without a row.
-                if trial.status == "TERMINATED" and outcome.row:
-                    outcome.status = _status_after(outcome.row.get("phase"))
+            self.trials[trial.trial_id] = known.get(trial.trial_id) or _as_tune_has_it(trial)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its callbacks, and a display has a thread.
+        return {**self.__dict__, "_listener": None}
 
     def _of(self, trial: Any) -> TrialOutcome:
         return self.trials.setdefault(trial.trial_id, TrialOutcome(trial.trial_id, dict(trial.config)))
@@ -100,6 +117,19 @@ class Outcomes(Callback):
     def _end(self, outcome: TrialOutcome) -> None:
         if self._listener:
             self._listener.trial_ended(outcome)
+
+
+def _as_tune_has_it(trial: Any) -> TrialOutcome:
+    """A trial of which no callback has told."""
+    outcome = TrialOutcome(trial.trial_id, dict(trial.config), row=_last_row(trial))
+    # One whose process was still starting is terminated too, without a row.
+    if trial.status == "TERMINATED" and outcome.row:
+        outcome.status = _status_after(outcome.row.get("phase"))
+    return outcome
+
+
+def _last_row(trial: Any) -> dict[str, Any]:
+    return {key: value for key, value in (trial.last_result or {}).items() if key not in ("history", "config")}
 
 
 def _status_after(phase: str | None) -> TrialStatus:

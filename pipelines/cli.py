@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.cli_cluster import job_app, submit
-from pipelines.cli_ends import interrupted, options
+from pipelines.cli_ends import interrupted, options, quit_interrupted
 from pipelines.cli_evidence import Storage, Uri, bundle, compare, diagnose, explain, replay, report
 from pipelines.cli_services import mlflow_server, pipeline
 from trainables.errors import ConfigError, Epoch14Error, complaint, error_line
@@ -60,17 +60,25 @@ def sweep(
 
     changes = with_faults(overrides or [], faults or [])
     config = SweepConfig.load(preset, changes)
-    from pipelines.sweep import run_sweep
+    from pipelines.sweep import SweepInterruptedError, run_sweep
+
+    def go_on(folder: Path) -> str:
+        again = ["epoch14", "sweep", preset, *options("--set", *changes)]
+        again += ["--local"] * local + options("--address", *filter(None, [address]))
+        return f"go on with: {shlex.join([*again, '--resume', str(folder)])}"
+
+    def abandon(folder: Path) -> None:
+        quit_interrupted(go_on(folder))
 
     try:
-        result = run_sweep(config, local=local, address=address, resume=resume)
+        result = run_sweep(config, local=local, address=address, resume=resume, abandon=abandon)
+    except SweepInterruptedError as error:
+        raise interrupted(go_on(error.folder)) from None
     except KeyboardInterrupt:
         raise interrupted("before a trial had started") from None
     _print_result(result)
     if result.interrupted:
-        again = ["epoch14", "sweep", preset, *options("--set", *changes)]
-        again += ["--local"] * local + options("--address", *filter(None, [address]))
-        raise interrupted(f"go on with: {shlex.join([*again, '--resume', str(result.path)])}")
+        raise interrupted(go_on(result.path))
     if result.failed:
         raise typer.Exit(1)
 
@@ -91,12 +99,18 @@ def train(
     """Train one config to its end, go on where it was interrupted, and register the model."""
     from infra.tracking import default_tracking_uri
     from pipelines.fault_option import with_faults
+    from pipelines.sweep import SweepInterruptedError
     from pipelines.train import find_training, run_training
+
+    def abandon(_folder: Path) -> None:
+        quit_interrupted("the same command goes on")
 
     changes = with_faults(overrides or [], faults or [])
     training = find_training(target, changes, uri or default_tracking_uri(storage))
     try:
-        result = run_training(training, local=local, address=address)
+        result = run_training(training, local=local, address=address, abandon=abandon)
+    except SweepInterruptedError:
+        raise interrupted("the same command goes on") from None
     except KeyboardInterrupt:
         raise interrupted("before the trial had started") from None
     _print_result(result.sweep)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import typer
 
 INTERRUPTED = 130
@@ -12,6 +15,13 @@ def interrupted(message: str) -> typer.Exit:
     """Say that the command was interrupted and what follows from it; raise the result."""
     typer.echo(f"epoch14: interrupted: {message}", err=True)
     return typer.Exit(INTERRUPTED)
+
+
+def quit_interrupted(message: str) -> None:
+    """Say the same and end the process at once; what it started ends with it."""
+    typer.echo(f"epoch14: interrupted: {message}", err=True)
+    sys.stdout.flush()
+    os._exit(INTERRUPTED)
 
 
 def options(name: str, *values: str) -> list[str]:

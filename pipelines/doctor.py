@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from infra.explanation import plain
-from pipelines.progress import duration
+from pipelines.progress.pace import Every, duration
 from trainables.data.doctor.examine import findings_of
 from trainables.data.doctor.finding import Finding, Severity, at_least
 from trainables.data.doctor.survey import Survey, survey
@@ -158,13 +158,11 @@ class _Lines:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._started = self._last = time.monotonic()
+        self._every = Every(LINE_EVERY_S, time.monotonic)
 
     def tell(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self._last >= LINE_EVERY_S and done < total:
-            self._last = now
-            left = duration((now - self._started) * (total - done) / done)
+        if self._every.due() and done < total:
+            left = duration(self._every.elapsed * (total - done) / done)
             line = f"{done} of {total} images; about {left} left"
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from infra.explanation import plain
 from infra.jobs import Job, JobState, list_jobs
-from pipelines.progress import duration
+from pipelines.progress.pace import duration
 from pipelines.submit import Told, go_on_command, told_by, where_recorded
 
 if TYPE_CHECKING:

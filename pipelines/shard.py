@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pipelines.progress import duration
+from pipelines.progress.pace import Clock, Every, duration
 from trainables.errors import ConfigError, complaint
 
 if TYPE_CHECKING:
@@ -110,19 +109,16 @@ def speed(size: int, seconds: float) -> str:
 class Lines:
     """Writes a line of progress on stderr every few seconds. `clock`: seconds, monotonic."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._last = clock()
+    def __init__(self, clock: Clock) -> None:
+        self._every = Every(EVERY_S, clock)
         self.seconds = 0.0
         """Since the present stage began, at its last report."""
 
     def __call__(self, progress: Progress) -> None:
         """Hear how far the work is."""
         self.seconds = progress.seconds
-        now = self._clock()
-        if now - self._last < EVERY_S or not progress.bytes:
+        if not progress.bytes or not self._every.due():
             return
-        self._last = now
         import typer
 
         left = progress.seconds * max(progress.total_bytes - progress.bytes, 0) / progress.bytes

@@ -23,6 +23,8 @@ def sparkline(values: Sequence[float] | np.ndarray, places: Iterable[int], width
     ('▁▄!█', '  ▲')
     """
     columns = min(width, len(values))
+    if not columns:
+        return "", ""
     bounds = [len(values) * column // columns for column in range(columns + 1)]
     stretches = [np.asarray(values[a:b], np.float64) for a, b in pairwise(bounds)]
     tallest = [math.nan if not np.isfinite(part).all() else float(part.max()) for part in stretches]

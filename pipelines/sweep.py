@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +14,14 @@ from infra.tracking_names import full_config, run_name
 from pipelines.checks import check_checkpoints, check_data, check_device, check_faults, resolve_paths
 from pipelines.config import SweepConfig
 from pipelines.first_look import look_at_data
-from pipelines.progress import Progress
+from pipelines.progress.display import displayed
+from pipelines.progress.state import SweepState
 from trainables.errors import ConfigError, complaint
 
 if TYPE_CHECKING:
     from infra.ray_capacity import Need
     from infra.ray_events import Outcomes, TrialOutcome
+    from infra.ray_interrupt import FirstInterrupt
     from infra.ray_runtime import Cluster
     from infra.ray_tune import TuneJob
     from infra.tracking_callback import TrialTracker
@@ -73,6 +74,14 @@ class SweepResult:
     """Ctrl-C came before all trials were over."""
 
 
+class SweepInterruptedError(KeyboardInterrupt):
+    """Ctrl-C came once more while trials were stopping, or before or after they ran; `folder` has what can go on."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(str(folder))
+        self.folder = folder
+
+
 def run_sweep(
     config: SweepConfig,
     *,
@@ -81,14 +90,17 @@ def run_sweep(
     resume: str | Path | None = None,
     folder: Path | None = None,
     write: Callable[[str], None] | None = None,
+    abandon: Callable[[Path], None] | None = None,
 ) -> SweepResult:
     """Run every trial of `config`; trials that fail are rows, not exceptions.
 
     A Ray that the caller has initialised is used and left running; else one is started (`local`: in this process) or
     joined (`address`), and left at the end. `resume`: the folder of an interrupted sweep of the same config. `folder`:
     where the state of a sweep's only trial is to lie; the trial goes on from what is there, on other resources too.
-    `write` takes the lines of progress; by default they are printed. Raises ConfigError, DataError, CheckpointError,
-    TrackingError or ClusterError before any trial starts, SweepError if the search itself fails.
+    `write` takes the lines of progress; by default a terminal shows a table, and all else gets them printed. A first
+    Ctrl-C stops the trials; at a second one `abandon` is called with the folder, to end the process. Raises
+    ConfigError, DataError, CheckpointError, TrackingError or ClusterError before any trial starts, SweepError if the
+    search itself fails, SweepInterruptedError on another Ctrl-C than the first.
     """
     config = resolve_paths(config)
     only_trial = folder is not None
@@ -118,8 +130,12 @@ def run_sweep(
     plan = _Plan(config, folder, places, need, resume is not None, findings)
     # Ray sets a handler of its own as it starts.
     with ray_session(local=local, address=address, need=need) as cluster, listening():
-        show = write or functools.partial(print, flush=True)
-        return _fit(plan, cluster, show)
+        try:
+            return _fit(plan, cluster, write, abandon)
+        except KeyboardInterrupt:
+            if _holds_sweep(folder):
+                raise SweepInterruptedError(folder) from None
+            raise
 
 
 @dataclass(frozen=True)
@@ -137,65 +153,73 @@ class _Plan:
     """What the doctor found: severity -> count; empty where it did not look."""
 
 
-def _fit(plan: _Plan, cluster: Cluster, write: Callable[[str], None]) -> SweepResult:
+def _fit(
+    plan: _Plan,
+    cluster: Cluster,
+    write: Callable[[str], None] | None,
+    abandon: Callable[[Path], None] | None,
+) -> SweepResult:
     from infra.ray_events import Outcomes
+    from infra.ray_interrupt import interrupts
     from infra.ray_tune import fit
-    from infra.tracking_callback import TrialTracker
-    from infra.tracking_runs import CHECKPOINTS, TRIAL_ID
+    from infra.tracking_search import run_place
     from pipelines.report_html.build import attach
 
     config, folder = plan.config, plan.folder
     uri, experiment = config.tracking_uri, config.tracking.experiment
-    tags = {f"epoch14.data_{severity}s": str(count) for severity, count in plan.findings.items()}
-    tags[CHECKPOINTS] = plan.checkpoints(TRIAL_ID)
-    tracker = TrialTracker(uri, experiment, config.name, config.model_dump(mode="json"), tags=tags)
-    outcomes = Outcomes(
-        Progress(
-            config.num_trials,
-            steps=lambda point: trial_config(config.trial, point).max_steps,
-            name=lambda point: trial_name(config, point),
-            write=_Placed(write, tracker, uri, experiment),
-        )
-    )
+    tracker = _tracker(plan)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SWEEP_FILE).write_text(config.to_yaml(), encoding="utf-8")
-    write(f"results: {folder}")
-    fit(_job(plan, cluster, [tracker, outcomes]), resume=plan.resume)
-    siblings = _siblings(config, list(outcomes.trials.values()))
-    rows = [_row(config, outcome, siblings.get(outcome.trial_id, "")) for outcome in outcomes.trials.values()]
-    for trial_id, text in siblings.items():
-        tracker.cite(trial_id, text)
-    parent_run_id = tracker.parent_run_id
-    if tracker.finish(rows) is None:
-        attach(uri, parent_run_id)
+
+    def place() -> str:
+        return f"MLflow: {run_place(uri, experiment, tracker.parent_run_id)}"
+
+    # A debugger wants the terminal for itself.
+    with displayed(_state(config), place, write, f"results: {folder}", lines=cluster.local_mode) as display:
+
+        def quit_at_once() -> None:
+            if abandon is not None:
+                display.leave()
+                abandon(folder)
+
+        outcomes = Outcomes(display)
+        with interrupts(display.stopping, quit_at_once) as interrupt:
+            fit(_job(plan, cluster, [tracker, outcomes, interrupt]), resume=plan.resume)
+            siblings = _siblings(config, list(outcomes.trials.values()))
+            rows = [_row(config, outcome, siblings.get(outcome.trial_id, "")) for outcome in outcomes.trials.values()]
+            for trial_id, text in siblings.items():
+                tracker.cite(trial_id, text)
+            parent_run_id = tracker.parent_run_id
+            if tracker.finish(rows) is None:
+                attach(uri, parent_run_id)
     interrupted = any(row.status == "interrupted" for row in rows)
     failed = sum(row.status == "failed" for row in rows)
     return SweepResult(rows, config.name, folder, uri, experiment, parent_run_id, failed, interrupted)
 
 
-@dataclass
-class _Placed:
-    """`write`, which says where the sweep's run is before its first line, when there is one.
+def _tracker(plan: _Plan) -> TrialTracker:
+    from infra.tracking_callback import TrialTracker
+    from infra.tracking_runs import CHECKPOINTS, TRIAL_ID
 
-    Tune pickles it with its callbacks: a class goes by name.
-    """
-
-    write: Callable[[str], None]
-    tracker: TrialTracker
-    uri: str
-    experiment: str
-    told: bool = False
-
-    def __call__(self, line: str) -> None:
-        from infra.tracking_search import run_place
-
-        if not self.told:
-            self.told = True
-            self.write(f"MLflow: {run_place(self.uri, self.experiment, self.tracker.parent_run_id)}")
-        self.write(line)
+    config = plan.config
+    tags = {f"epoch14.data_{severity}s": str(count) for severity, count in plan.findings.items()}
+    tags[CHECKPOINTS] = plan.checkpoints(TRIAL_ID)
+    params = config.model_dump(mode="json")
+    return TrialTracker(config.tracking_uri, config.tracking.experiment, config.name, params, tags=tags)
 
 
-def _job(plan: _Plan, cluster: Cluster, callbacks: Sequence[TrialTracker | Outcomes]) -> TuneJob:
+def _state(config: SweepConfig) -> SweepState:
+    resources = config.resources
+    gpus, cores = resources.workers * resources.gpus_per_worker, resources.workers * resources.cpus_per_worker
+    return SweepState(
+        config.num_trials,
+        steps=lambda point: trial_config(config.trial, point).max_steps,
+        name=lambda point: trial_name(config, point),
+        devices=(gpus, "GPU") if gpus else (cores, "core"),
+    )
+
+
+def _job(plan: _Plan, cluster: Cluster, callbacks: Sequence[TrialTracker | Outcomes | FirstInterrupt]) -> TuneJob:
     from infra.ray_search import asha, param_space, searcher
     from infra.ray_trial import trial_function, trial_resources
     from infra.ray_tune import TuneJob

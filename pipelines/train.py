@@ -108,13 +108,15 @@ def run_training(
     local: bool = False,
     address: str | None = None,
     write: Callable[[str], None] | None = None,
+    abandon: Callable[[Path], None] | None = None,
 ) -> TrainingResult:
     """Train to the last step, or go on with what an interrupted run of the same training left; then register the model.
 
     A run that stops on a symptom, fails or is interrupted registers nothing. Raises as `run_sweep`, and CheckpointError
     where the run's last state could not be written.
     """
-    result = run_sweep(training.config, local=local, address=address, folder=training.folder, write=write)
+    folder = training.folder
+    result = run_sweep(training.config, local=local, address=address, folder=folder, write=write, abandon=abandon)
     (row,) = result.rows
     if row.status != "finished":
         return TrainingResult(result, None)

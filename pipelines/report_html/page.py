@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from infra.explanation import NONE, percent
 from infra.tracking_sweeps import RecordedSweep, SweptTrial
-from pipelines.progress import duration
+from pipelines.progress.pace import duration
 from pipelines.report import answer
 from pipelines.report_html.answer import FoundCause, found_causes
 from pipelines.report_html.compute import Compute, compute_of, total, workers

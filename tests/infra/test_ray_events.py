@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,29 @@ class FakeTrial:
         if error is not None and folder is not None:
             self.pickled_error_file = str(folder / "error.pkl")
             Path(self.pickled_error_file).write_bytes(pickle.dumps(error))
+
+    def is_finished(self) -> bool:
+        """As Tune has it."""
+        return self.status in ("TERMINATED", "ERROR")
+
+
+class Deaf:
+    """A listener that can't be pickled."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def trial_known(self, outcome: TrialOutcome) -> None:
+        """Nothing."""
+
+    def trial_started(self, outcome: TrialOutcome) -> None:
+        """Nothing."""
+
+    def trial_reported(self, outcome: TrialOutcome, losses: Iterable[float]) -> None:
+        """Nothing."""
+
+    def trial_ended(self, outcome: TrialOutcome) -> None:
+        """Nothing."""
 
 
 class Wrapped(Exception):  # noqa: N818 - stands for Ray's wrappers
@@ -108,18 +133,36 @@ def test_describe_error(error: BaseException, line: str) -> None:
 
 
 def test_listener_hears_rows_and_ends() -> None:
-    """Every row and every end reaches the listener, rows before the scheduler can end the trial."""
+    """Trials of before a restore, starts, rows and ends reach it, rows before the scheduler can end a trial."""
     heard: list[str] = []
 
     class Ear:
-        def trial_reported(self, outcome: TrialOutcome) -> None:
-            heard.append(f"row {outcome.row['step']}")
+        def trial_known(self, outcome: TrialOutcome) -> None:
+            heard.append(f"known {outcome.trial_id} {outcome.status}")
+
+        def trial_started(self, outcome: TrialOutcome) -> None:
+            heard.append(f"started after step {outcome.row.get('step', 0)}")
+
+        def trial_reported(self, outcome: TrialOutcome, losses: Iterable[float]) -> None:
+            heard.append(f"row {outcome.row['step']} {list(losses)}")
 
         def trial_ended(self, outcome: TrialOutcome) -> None:
             heard.append(outcome.status)
 
-    outcomes, trial = Outcomes(Ear()), FakeTrial("a")
-    outcomes.on_trial_result(1, [], trial, {"phase": "training", "step": 3})
+    outcomes, before, trial = Outcomes(Ear()), FakeTrial("b"), FakeTrial("a")
+    before.last_result = {"phase": "finished", "step": 6}
+    trial.status, trial.last_result = "PENDING", {"phase": "training", "step": 2}
+    for iteration in (1, 2):
+        outcomes.on_step_begin(iteration, [before, trial])
+    outcomes.on_trial_start(1, [], trial)
+    outcomes.on_trial_result(1, [], trial, {"phase": "training", "step": 3, "history": [{"step": 2, "loss": 0.5}]})
     outcomes.on_trial_result(2, [], trial, {"phase": "finished", "step": 6})
     outcomes.on_trial_complete(2, [], trial)
-    assert heard == ["row 3", "row 6", "finished"]
+    assert heard == ["known b finished", "started after step 2", "row 3 [0.5]", "row 6 []", "finished"]
+
+
+def test_what_tune_keeps_has_no_listener() -> None:
+    """Tune pickles its callbacks, and a display has a thread and a lock."""
+    outcomes = Outcomes(Deaf())
+    outcomes.on_trial_start(1, [], FakeTrial("a"))
+    assert pickle.loads(pickle.dumps(outcomes)).trials.keys() == {"a"}  # noqa: S301 - our own

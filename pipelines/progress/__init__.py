@@ -1,0 +1,1 @@
+"""How far a command is: estimates, a sweep's trials as a live table or as lines."""
