@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from ray import tune
-from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
+from ray.tune.schedulers import AsyncHyperBandScheduler
 
+from infra.ray_schedulers import DiagnosisAware
 from infra.space import Axis, Choices
-from infra.stopper import DiagnosisWatch
 
 if TYPE_CHECKING:
     from ray.tune.search import Searcher
@@ -70,55 +70,3 @@ def asha(grace_steps: int, reduction_factor: int, max_steps: int, diagnosis_time
         max_t=max_steps + 1,
     )
     return DiagnosisAware(halving, diagnosis_timeout_s)
-
-
-class DiagnosisAware(TrialScheduler):
-    """A scheduler that ends no trial in phase `diagnosing` before its time-out, and leaves all else to `inner`."""
-
-    def __init__(self, inner: TrialScheduler, timeout_s: float = 900.0) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._inner = inner
-        self._watch = DiagnosisWatch(timeout_s)
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """CONTINUE while the trial diagnoses in time; else what `inner` decides."""
-        late = self._watch.is_late(trial.trial_id, result)
-        if self._watch.is_diagnosing(trial.trial_id, result) and not late:
-            return TrialScheduler.CONTINUE
-        return str(self._inner.on_trial_result(tune_controller, trial, result))
-
-    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
-        """As `inner`."""
-        return bool(self._inner.set_search_properties(metric, mode, **spec))
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """As `inner`."""
-        self._inner.on_trial_add(tune_controller, trial)
-
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """As `inner`."""
-        self._inner.on_trial_error(tune_controller, trial)
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """As `inner`."""
-        self._inner.on_trial_complete(tune_controller, trial, result)
-
-    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        """As `inner`."""
-        self._inner.on_trial_remove(tune_controller, trial)
-
-    def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """As `inner`."""
-        return self._inner.choose_trial_to_run(tune_controller)
-
-    def debug_string(self) -> str:
-        """As `inner`."""
-        return str(self._inner.debug_string())
-
-    def save(self, checkpoint_path: str) -> None:
-        """As `inner`."""
-        self._inner.save(checkpoint_path)
-
-    def restore(self, checkpoint_path: str) -> None:
-        """As `inner`."""
-        self._inner.restore(checkpoint_path)

@@ -10,10 +10,11 @@ from typing import Any
 
 from ray import tune
 from ray.tune import Callback, Stopper
-from ray.tune.schedulers import TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from infra.ray_events import describe_error
 from infra.ray_runtime import in_local_mode, quiet_tune
+from infra.ray_schedulers import KeptFirst
 from infra.ray_search import OPTUNA_CHOICES
 from infra.ray_trial import TuneFunction, listening_trainable
 from trainables.errors import SweepError
@@ -40,9 +41,9 @@ def fit(job: TuneJob, *, resume: bool) -> None:
     """Run the trials; what they did reaches the callbacks. Raises SweepError if the search itself fails."""
     function = job.function if in_local_mode() else listening_trainable(job.function)
     trainable = tune.with_resources(function, job.resources)
-    tuner = _restored(job, trainable) if resume else _fresh(job, trainable)
     with quiet_tune(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=OPTUNA_CHOICES)
+        tuner = _restored(job, trainable) if resume else _fresh(job, trainable)
         try:
             tuner.fit()
         except Exception as error:
@@ -51,7 +52,8 @@ def fit(job: TuneJob, *, resume: bool) -> None:
 
 def can_resume(folder: Path) -> bool:
     """Whether Tune left a state in `folder`."""
-    return bool(tune.Tuner.can_restore(str(folder)))
+    # What can_restore looks for is there before the first state is.
+    return bool(tune.Tuner.can_restore(str(folder))) and any(folder.glob("experiment_state-*.json"))
 
 
 def _fresh(job: TuneJob, trainable: Any) -> tune.Tuner:
@@ -61,7 +63,7 @@ def _fresh(job: TuneJob, trainable: Any) -> tune.Tuner:
         tune_config=tune.TuneConfig(
             num_samples=job.num_samples,
             search_alg=job.searcher,
-            scheduler=job.scheduler,
+            scheduler=KeptFirst(job.scheduler or FIFOScheduler()),
             reuse_actors=job.reuse_actors,
             trial_name_creator=_trial_id,
             trial_dirname_creator=_trial_id,

@@ -11,7 +11,6 @@ import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from infra.system_metrics import KEY as SYSTEM
 from infra.tracking import open_client, sqlite_file
 from infra.tracking_names import flatten, param_key
 from infra.tracking_records import Record, Report, Siblings, SweepEnd, SweepStart, TrialEnd, TrialStart
+from infra.tracking_state import RunState, last_step, state_of
 from infra.tracking_values import (
     MAX_METRICS,
     MAX_NAME_CHARS,
@@ -57,18 +57,6 @@ CHECKPOINTS, TRIAL_ID = "epoch14.checkpoints", "{trial}"
 """Tag of the sweep's run: where a trial keeps its checkpoints, and what stands for the trial's id there."""
 NOTE = "mlflow.note.content"
 """The run page shows it as the description, in Markdown."""
-
-
-@dataclass
-class RunState:
-    """What is in the store of one trial."""
-
-    run_id: str
-    last_step: int = -1
-    last_report: int = -1
-    best: float = -math.inf
-    symptom: str = ""
-    quarantined: int = 0
 
 
 class RunRecorder:
@@ -154,7 +142,7 @@ class RunRecorder:
             state = RunState(self._create_run(record.name, tags))
             self._client.log_text(state.run_id, yaml.safe_dump(record.config, sort_keys=False), TRIAL_FILE)
         else:
-            state = self._state_of(found)
+            state = state_of(self._client, found)
             if found.info.status != "RUNNING":
                 self._client.update_run(state.run_id, status="RUNNING")
         self._log_params(state.run_id, record.params)
@@ -171,21 +159,8 @@ class RunRecorder:
             found = self._find_run(trial_id)
             if found is None:
                 raise LookupError(f"trial {trial_id} has no run")
-            self._runs[trial_id] = self._state_of(found)
+            self._runs[trial_id] = state_of(self._client, found)
         return self._runs[trial_id]
-
-    def _state_of(self, run: Run) -> RunState:
-        """State of a run that another process, or this one before a restore, has begun."""
-        history = self._client.get_metric_history(run.info.run_id, "loss")
-        last_step = max((point.step for point in history), default=-1)
-        return RunState(
-            run_id=run.info.run_id,
-            last_step=last_step,
-            last_report=last_step,
-            best=run.data.metrics.get("best_val_top1", -math.inf),
-            symptom=run.data.tags.get("diagnosis.symptom", ""),
-            quarantined=round(run.data.metrics.get("quarantined", 0)),
-        )
 
     def _log_params(self, run_id: str, params: Mapping[str, str]) -> None:
         from mlflow.entities import Param
@@ -265,11 +240,13 @@ class RunRecorder:
         stem = f"{EVENTS_FOLDER}/{event['number']:02d}"
         self._client.log_text(state.run_id, json.dumps(event, indent=1), f"{stem}.json")
         self._client.log_text(state.run_id, event_markdown(event), f"{stem}.md")
-        metrics = list(metrics_of({"step": record.row["step"], "rollbacks": event["rollbacks"]}, record.until_ms))
-        self._client.log_batch(state.run_id, metrics=metrics)
+        if event["number"] > state.events:
+            metrics = list(metrics_of({"step": record.row["step"], "rollbacks": event["rollbacks"]}, record.until_ms))
+            self._client.log_batch(state.run_id, metrics=metrics)
         tags = {"diagnosis.events": event["number"], "diagnosis.interventions": "; ".join(texts) or "none"}
         self._set_tags(state.run_id, tags)
         self._mark_event(state, self._client.get_metric_history(state.run_id, "loss"), event)
+        state.events = max(state.events, event["number"])
 
     def _log_diagnosis(self, state: RunState, diagnosis: Mapping[str, Any]) -> None:
         markdown = to_markdown(diagnosis)
@@ -342,8 +319,9 @@ class RunRecorder:
             "num_trials": len(rows),
             "num_symptoms": sum(bool(row.get("symptom")) for row in rows),
         }
-        metrics = list(metrics_of({"step": 0, **totals}, _now_ms()))
-        self._client.log_batch(run_id, metrics=metrics)
+        # A sweep that was interrupted has told its totals before, at fewer steps.
+        step = max(sum(int(row.get("steps") or 0) for row in rows), last_step(self._client, run_id, "num_trials") + 1)
+        self._client.log_batch(run_id, metrics=list(metrics_of({"step": step, **totals}, _now_ms())))
 
 
 def _now_ms() -> int:

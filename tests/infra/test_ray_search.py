@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
-from infra.ray_search import DiagnosisAware, asha, param_space, searcher
+from infra.ray_schedulers import DiagnosisAware, KeptFirst
+from infra.ray_search import asha, param_space, searcher
 from infra.space import Choices, Range
 
 
@@ -70,6 +71,30 @@ def test_scheduler_waits_for_a_diagnosis(seconds: float, decision: str) -> None:
     assert scheduler.on_trial_result(None, trial, {"phase": "diagnosing", "time_total_s": 100.0}) == "CONTINUE"
     assert scheduler.on_trial_result(None, trial, {"phase": "diagnosing", "time_total_s": seconds}) == decision
     assert len(inner.rows) == (decision == "STOP")
+
+
+def test_trials_are_on_disk_before_they_may_start() -> None:
+    """Tune's state is written once for each new trial, before the inner scheduler chooses."""
+    order: list[str] = []
+
+    class Controller:
+        trials: ClassVar[list[str]] = []
+
+        def get_trials(self) -> list[str]:
+            return self.trials
+
+        def checkpoint(self, *, force: bool, wait: bool) -> None:
+            order.append(f"{len(self.trials)} kept" if force and wait else "later")
+
+    class First(Stop):
+        def choose_trial_to_run(self, tune_controller: Any) -> Any:
+            order.append(f"chosen of {len(tune_controller.get_trials())}")
+
+    scheduler, controller = KeptFirst(First()), Controller()
+    for new in (["a"], [], ["b"]):
+        controller.trials.extend(new)
+        scheduler.choose_trial_to_run(controller)
+    assert order == ["1 kept", "chosen of 1", "chosen of 1", "2 kept", "chosen of 2"]
 
 
 def test_scheduler_decides_on_training_rows() -> None:

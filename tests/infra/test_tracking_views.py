@@ -13,6 +13,17 @@ from infra.tracking_views import EVENT_LOSS, VIEW_NAME, VIEW_TAG, view_link
 if TYPE_CHECKING:
     from tests.infra.conftest import Loss, Store
 
+EVENT = {
+    "number": 1,
+    "action": "observe",
+    "kind": "spike",
+    "onset": 20,
+    "step": 22,
+    "last_step": 22,
+    "rollbacks": 0,
+}
+ROW = {"trial_id": "t", "name": "n", "steps": 20}
+
 
 def test_an_experiment_has_the_view_once(local: Store) -> None:
     """A new experiment has it, one from before gets it, and it fits into what MLflow takes of a view."""
@@ -57,28 +68,29 @@ def test_an_event_that_a_run_goes_on_after_is_marked_too(local: Store) -> None:
     """What a rollback followed shows on the loss as well."""
     sweep = local.sweep()
     trial = sweep.start()
-    event = {
-        "number": 1,
-        "action": "observe",
-        "kind": "spike",
-        "onset": 20,
-        "step": 22,
-        "last_step": 22,
-        "rollbacks": 0,
-    }
-    sweep.report(trial, 0, 40, event=event)
+    sweep.report(trial, 0, 40, event=EVENT)
     sweep.complete(trial)
     assert sweep.tracker.finish([]) is None
     assert [step for step, _ in local.losses(local.trial(), EVENT_LOSS)] == [20, 21, 22]
 
 
 def test_the_machine_is_told_once(local: Store) -> None:
-    """Its numbers stand at the step of their report; a report that comes again, as after a restore, adds none."""
-    sweep = local.sweep()
-    trial = sweep.start()
-    for _ in range(2):
-        sweep.report(trial, 0, 10, system={"system/cpu_utilization_percentage": 80.0})
-    sweep.report(trial, 10, 20, system={})
+    """Its numbers and the speeds stand at their report's step; one that comes again, after a restore too, adds none."""
+    tracker = local.tracker()
+    told: dict[str, Any] = {"system": {"system/cpu_utilization_percentage": 80.0}, "event": {**EVENT, "rollbacks": 1}}
+    for again in (tracker, local.tracker(parent_run_id=tracker.parent_run_id)):
+        sweep = local.sweep(again)
+        trial = sweep.start()
+        for _ in range(2):
+            sweep.report(trial, 0, 10, step=10, **told)
+        again.on_experiment_end([])
+    sweep.report(trial, 10, 20, step=20, system={})
     sweep.complete(trial)
-    assert sweep.tracker.finish([]) is None
-    assert local.losses(local.trial(), "system/cpu_utilization_percentage") == [(9, 80.0)]
+    for last in (tracker, again):
+        assert last.finish([ROW]) is None
+    parent, child = local.runs()
+    assert local.losses(child, "system/cpu_utilization_percentage") == [(10, 80.0)]
+    assert local.losses(child, "images_per_s") == [(10, 9.5), (20, 9.5)]
+    assert local.losses(child, "rollbacks") == [(10, 1.0)]
+    # The sweep's totals come once an end; the second end finds the first one's.
+    assert local.losses(parent, "num_trials") == [(20, 1.0), (21, 1.0)]
