@@ -20,8 +20,8 @@ class FirstInterrupt(Callback):
     Tune sets that handler just before it sets up its callbacks, and takes it away at the first Ctrl-C.
     """
 
-    def __init__(self, tell: Callable[[], None]) -> None:
-        self._tell: Callable[[], None] | None = tell
+    def __init__(self, tell: Callable[[], object]) -> None:
+        self._tell: Callable[[], object] | None = tell
         self._tunes: Any = None
         self.told = False
 
@@ -43,7 +43,7 @@ class FirstInterrupt(Callback):
 
 
 @contextmanager
-def interrupts(first: Callable[[], None], second: Callable[[], None]) -> Iterator[FirstInterrupt]:
+def interrupts(first: Callable[[], object], second: Callable[[], object]) -> Iterator[FirstInterrupt]:
     """A callback for Tune, beside which `first` is called on a Ctrl-C and `second` on each one after it.
 
     Where Tune runs no trials, as before and after them, a Ctrl-C is a KeyboardInterrupt; so it is off the main thread.

@@ -25,6 +25,7 @@ GROUPS = {
             "bundle",
             "cli",
             "first_look",
+            "killed_sweep",
             "kubeflow_steps",
             "malformed",
             "staged",

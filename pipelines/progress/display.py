@@ -78,11 +78,13 @@ class Display:
         if outcome.status == "failed" or not self.table:
             self.write(line)
 
-    def stopping(self) -> None:
-        """The sweep was told to stop: called from a handler of signals, which must not write for itself."""
+    def stopping(self) -> threading.Thread:
+        """The sweep was told to stop: called from a handler of signals, which must leave the writing to a thread."""
         self.state.stopping = True
         tell = self.refresh if self.table else functools.partial(self.write, STOPPING)
-        threading.Thread(target=tell, daemon=True).start()
+        thread = threading.Thread(target=tell, daemon=True)
+        thread.start()
+        return thread
 
     def leave(self) -> None:
         """The process is about to end at once: give the terminal back as it was."""

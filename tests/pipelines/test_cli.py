@@ -1,11 +1,10 @@
-"""The `epoch14` command: its surface, its exit codes, Ctrl-C."""
+"""The `epoch14` command: its surface, its exit codes, Ctrl-C on a terminal."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ import typer.main
 
 from pipelines.cli import app, main
 from pipelines.config import SweepConfig
+from tests.pipelines.progress.screen import CTRL_C, Terminal, seen
 
 if TYPE_CHECKING:
     from tests.conftest import RayHere
@@ -147,29 +147,34 @@ def test_sweep_with_a_failed_trial_exits_with_1(
     assert "Traceback" not in captured.out + captured.err
 
 
-def test_interrupted_sweep_says_how_to_go_on(tiny: Path, ray_here: RayHere, capfd: pytest.CaptureFixture[str]) -> None:
-    """Ctrl-C ends a sweep with exit code 130 and a command on one line; that command finishes the sweep."""
-    command = [sys.executable, "-m", "pipelines", "sweep", str(tiny), "--set", "max_steps=40"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        command,
-        cwd=tiny.parent,
-        env=environment,
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert any("step " in line for line in iter(process.stdout.readline, ""))
-        # A terminal sends it to the whole process group.
-        os.killpg(process.pid, signal.SIGINT)
-        _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 130, stderr
-    [line] = stderr.splitlines()
-    assert line.startswith("epoch14: interrupted: go on with: epoch14 sweep ")
-    words = shlex.split(line.partition("go on with: ")[2])
-    assert words[-2] == "--resume"
+def test_ctrl_c_on_a_terminal(tiny: Path, ray_here: RayHere, capfd: pytest.CaptureFixture[str]) -> None:
+    """A table shows the trials in place. One Ctrl-C ends the sweep with 130 and a command, a second one at once; that
+    command finishes the sweep.
+    """
+    command = ["epoch14", "sweep", str(tiny), "--set", "max_steps=40", "--set", "space={seed: [1, 2]}"]
+    for times in (1, 2):
+        terminal = start_on_terminal(command, tiny.parent)
+        table = terminal.wait_for(lambda lines: any(" training " in line for line in lines))
+        assert sum("symptom" in line for line in table) == 1
+        terminal.press(CTRL_C)
+        if times == 2:
+            terminal.wait_for(lambda lines: lines[-1].startswith("stopping") or lines[-2].startswith("stopping"))
+            terminal.press(CTRL_C)
+        assert terminal.wait() == 130
+        *shown, last, _ = seen(terminal.output)
+        assert last.startswith("epoch14: interrupted: go on with: epoch14 sweep ")
+        assert "Traceback" not in terminal.output
+        # After a second one no table of what was found comes.
+        assert any("did not come to an end" in line for line in shown) == (times == 1)
+        command = shlex.split(last.partition("go on with: ")[2])
+        assert command[-2] == "--resume"
     ray_here.with_actors()
-    assert main(words[1:]) == 0
-    assert "val top-1" in capfd.readouterr().out
+    assert main(command[1:]) == 0
+    assert "the best of 2" in capfd.readouterr().out
+
+
+def start_on_terminal(command: list[str], folder: Path) -> Terminal:
+    """The command, on a terminal that knows colours."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    environment |= {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "PYTHONUTF8": "1"}
+    return Terminal([sys.executable, "-m", "pipelines", *command[1:]], folder, environment)
