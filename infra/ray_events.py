@@ -163,7 +163,8 @@ def describe_error(error: BaseException) -> str:
     if isinstance(inner, BaseException) and inner is not error:
         return describe_error(inner)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    message = lines[0] if lines else ""
+    # Tune's own errors are a traceback as text.
+    message = lines[-1 if lines[0].startswith("Traceback") else 0] if lines else ""
     if isinstance(error, Epoch14Error):
         return message
     return f"{type(error).__name__}: {message}" if message else type(error).__name__

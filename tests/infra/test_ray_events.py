@@ -125,6 +125,10 @@ def test_process_that_died_is_said_so() -> None:
         (Wrapped(Wrapped(KeyError("x"))), "KeyError: 'x'"),
         (DataError("data.path: 'x' is not allowed; remedy: y"), "data.path: 'x' is not allowed; remedy: y"),
         (RuntimeError(), "RuntimeError"),
+        (
+            RuntimeError("Traceback (most recent call last):\n  File ...\nKeyError: 'a'\n"),
+            "RuntimeError: KeyError: 'a'",
+        ),
     ],
 )
 def test_describe_error(error: BaseException, line: str) -> None:
