@@ -41,7 +41,7 @@ test: setup ## the test suite, with coverage (ARGS="-k word")
 test-cluster: setup ## a real `ray up` in network namespaces: submit, scale, lose a node, go down (root, minutes)
 	$(PYTHON) -m pytest -m cluster --log-cli-level=INFO $(ARGS)
 
-test-slow: setup ## tests of the benchmarks themselves that take minutes
+test-slow: setup ## tests that take minutes: of the benchmarks themselves, of a sweep that is killed
 	$(PYTHON) -m pytest -m slow $(ARGS)
 
 check: setup ## lint, format, types, import contracts

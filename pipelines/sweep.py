@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,12 +131,7 @@ def run_sweep(
     plan = _Plan(config, folder, places, need, resume is not None, findings)
     # Ray sets a handler of its own as it starts.
     with ray_session(local=local, address=address, need=need) as cluster, listening():
-        try:
-            return _fit(plan, cluster, write, abandon)
-        except KeyboardInterrupt:
-            if _holds_sweep(folder):
-                raise SweepInterruptedError(folder) from None
-            raise
+        return _fit(plan, cluster, write, abandon)
 
 
 @dataclass(frozen=True)
@@ -175,7 +171,8 @@ def _fit(
         return f"MLflow: {run_place(uri, experiment, tracker.parent_run_id)}"
 
     # A debugger wants the terminal for itself.
-    with displayed(_state(config), place, write, f"results: {folder}", lines=cluster.local_mode) as display:
+    shown = displayed(_state(config), place, write, f"results: {folder}", lines=cluster.local_mode)
+    with _with_folder(folder), shown as display:
 
         def quit_at_once() -> None:
             if abandon is not None:
@@ -195,6 +192,17 @@ def _fit(
     interrupted = any(row.status == "interrupted" for row in rows)
     failed = sum(row.status == "failed" for row in rows)
     return SweepResult(rows, config.name, folder, uri, experiment, parent_run_id, failed, interrupted)
+
+
+@contextmanager
+def _with_folder(folder: Path) -> Iterator[None]:
+    """A Ctrl-C tells which folder can go on, if any."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if _holds_sweep(folder):
+            raise SweepInterruptedError(folder) from None
+        raise
 
 
 def _tracker(plan: _Plan) -> TrialTracker:

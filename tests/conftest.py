@@ -25,7 +25,6 @@ GROUPS = {
             "bundle",
             "cli",
             "first_look",
-            "killed_sweep",
             "kubeflow_steps",
             "malformed",
             "staged",

@@ -98,7 +98,8 @@ def lasting(runs: Histories) -> dict[str, dict[str, Any]]:
     }
 
 
-@pytest.mark.parametrize("search", ["grid", pytest.param("optuna", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("search", sorted(SEARCHES))
 def test_killed_and_resumed_is_as_undisturbed(
     search: str,
     server_store: Callable[[str], Store],
