@@ -19,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Its functions go to Ray by value, and SlipCover's probes can't be pickled.
 BY_VALUE := infra/ray_trial.py
 
-.PHONY: help setup sweep ui test test-cluster test-slow check format lock manifests bench-healthy bench-stories bench-train bench-gpu bench-norms bench-resume bench-fuzz bench-input bench-launches bench-curves bench-diagnosis
+.PHONY: help setup sweep ui test test-cluster test-slow check format lock manifests reference bench-healthy bench-stories bench-train bench-gpu bench-norms bench-resume bench-fuzz bench-input bench-launches bench-curves bench-diagnosis
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -62,6 +62,9 @@ lock: $(UV) ## write requirements.lock anew: versions and hashes, no address (AR
 
 manifests: setup ## every Kubernetes manifest and the schema that it was checked against
 	$(PYTHON) -m tests.infra.manifests $(ARGS)
+
+reference: setup ## pipelines/docs/reference.md from the config's docstrings and the commands' help
+	$(PYTHON) -m pipelines.reference
 
 bench-healthy: setup ## long healthy runs: the detector must stay silent
 	$(PYTHON) tests/benchmarks/healthy.py $(ARGS)

@@ -78,7 +78,7 @@ class OptimConfig(Section):
     lr: Positive = 0.1
     """Peak learning rate; where `lr_batch_size` is set, the rate for a batch of that size."""
     lr_batch_size: PositiveInt | None = None
-    """Linear scaling rule: the rate in use is lr * global_batch_size / lr_batch_size. None: lr is used as it is."""
+    """Linear scaling rule: the rate in use is lr * global_batch_size / lr_batch_size. null: lr is used as it is."""
     momentum: Fraction = 0.9
     """Momentum of sgd and lars."""
     nesterov: bool = False
@@ -92,23 +92,23 @@ class OptimConfig(Section):
     weight_decay: NonNegative = 5e-5
     """L2 penalty (sgd, lars), decoupled decay (adamw), or decay before the trust ratio (lamb) on weights."""
     decay_norms: bool = False
-    """True: scale and shift of norm layers are decayed too."""
+    """true: scale and shift of norm layers are decayed too."""
     decay_biases: bool = False
-    """True: the biases of convolutions and of the classifier are decayed too."""
+    """true: the biases of convolutions and of the classifier are decayed too."""
     clip_grad_norm: Positive | None = None
-    """Largest global gradient norm, in L2; None: no clipping."""
+    """Largest global gradient norm, in L2; null: no clipping."""
     agc: Positive | None = None
     """Adaptive gradient clipping: largest norm of a unit's gradient over that of its weight (Brock et al. 2021); the
-    classifier is left out. None: none."""
+    classifier is left out. null: none."""
     micro_batch_size: PositiveInt | None = None
-    """Gradient accumulation: the most samples that one rank sends through the network at once; None: its whole share
+    """Gradient accumulation: the most samples that one rank sends through the network at once; null: its whole share
     of the batch."""
     label_smoothing: Fraction = 0.0
     """Share of the target that is spread over all classes."""
     loss: Literal["ce", "bce"] = "ce"
     """ce: cross-entropy; bce: binary cross-entropy of each class (Wightman et al. 2021)."""
     ema_decay: Fraction | None = None
-    """Exponential moving average of the weights, which is what evaluation then uses; None: none."""
+    """Exponential moving average of the weights, which is what evaluation then uses; null: none."""
     fused: bool = True
     """One kernel for the whole update of sgd and adamw. Differs from the plain one in the last bits."""
 
@@ -172,7 +172,7 @@ class PrecisionConfig(Section):
     """fp32; tf32 (a GPU's matrix units round inputs to 10 bits); bf16 or fp16 autocast with float32 weights, fp16 with
     a loss scaler."""
     loss_scale: Positive | None = None
-    """A fixed loss scale, under fp16; None: a scale that adapts, as torch.amp.GradScaler's."""
+    """A fixed loss scale, under fp16; null: a scale that adapts, as torch.amp.GradScaler's."""
     channels_last: bool = True
     """Memory layout of images and filters."""
     compile: bool = False
@@ -200,7 +200,7 @@ class DetectorConfig(Section):
     """When a run counts as ill. Scores are in units of the run's own noise."""
 
     enabled: bool = True
-    """False: train on whatever happens."""
+    """false: train on whatever happens."""
     history: Annotated[int, Field(ge=8)] = 40
     """Steps of accepted loss that make the baseline."""
     min_history: Annotated[int, Field(ge=4)] = 16
@@ -235,7 +235,7 @@ class FaultConfig(Section):
     start_step: Step = 0
     """First step it acts on."""
     stop_step: PositiveInt | None = None
-    """First step it no longer acts on; None: it stays."""
+    """First step it no longer acts on; null: it stays."""
     params: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the fault."""
 

@@ -14,7 +14,7 @@ class DiagnosisConfig(Section):
     """The replay diagnosis."""
 
     enabled: bool = True
-    """False: a trial with a symptom stops without a cause."""
+    """false: a trial with a symptom stops without a cause."""
     snapshot_every: PositiveInt = 10
     """Steps between snapshots kept in memory for replay."""
     snapshots: Annotated[int, Field(ge=2)] = 4
@@ -43,7 +43,7 @@ class DiagnosisConfig(Section):
     max_events: PositiveInt = 10
     """Events that on_event: record writes down; after the last one the run goes on unwatched."""
     bundle: str | None = None
-    """Folder for a bundle of each diagnosis, from which `epoch14 replay` repeats it elsewhere; None: none."""
+    """Folder for a bundle of each diagnosis, from which `epoch14 replay` repeats it elsewhere; null: none."""
     timeout_s: Positive = 900.0
     """Seconds after which stopper and scheduler may end a trial whose diagnosis has not come."""
 
