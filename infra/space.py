@@ -26,6 +26,8 @@ Point = Mapping[str, Any]
 MAX_POINTS = 4096
 JOIN = "+"
 """Between names that change together."""
+OUR_FAULTS = "trainables.faults:"
+"""Where the built-in faults are."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,11 @@ def grid_size(space: Mapping[str, Axis]) -> int:
 
 
 def label(value: Any) -> str:
-    """A short name of an axis value: `cosine lr=0.1` for a mapping, `0.1` for a number."""
+    """A short name of an axis value: `cosine lr=0.1` for a mapping, `bgr start_step=50` for a fault, `0.1`."""
+    if isinstance(value, Mapping) and "use" in value:
+        told = {**value, **(value.get("params") or {})}
+        parts = [f"{key}={label(item)}" for key, item in told.items() if key not in ("use", "params")]
+        return " ".join([str(value["use"]).removeprefix(OUR_FAULTS), *parts])
     if isinstance(value, Mapping):
         head = [str(value["kind"])] if "kind" in value else []
         return " ".join(head + [f"{key}={label(item)}" for key, item in value.items() if key != "kind"])

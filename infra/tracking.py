@@ -230,6 +230,8 @@ def open_ui(uri: str, port: int = 5000) -> None:
     print(f"MLflow: http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)  # noqa: T201 - this is the command's answer
     # MLflow's job runner serves its evaluation of language models: 240 MB and a process for nothing here.
     defaults = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    # MLflow's own, about what its next versions will use.
+    defaults["PYTHONWARNINGS"] = "ignore:starlette.middleware.wsgi is deprecated"
     # The URI may hold a password, and a command line is for everyone to see.
     environment = {**defaults, **os.environ, "MLFLOW_BACKEND_STORE_URI": uri}
     arguments = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]

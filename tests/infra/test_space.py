@@ -126,6 +126,8 @@ def test_true_is_not_one() -> None:
         (1e-5, "1e-05"),
         ("gn", "gn"),
         ({"kind": "multi_step", "milestones": [2, 4], "gamma": 0.1}, "multi_step milestones=[2,4] gamma=0.1"),
+        ([{"use": "trainables.faults:bgr", "start_step": 5, "params": {"by": 2}}], "[bgr start_step=5 by=2]"),
+        ([{"use": "mine:bgr"}], "[mine:bgr]"),
         (None, "None"),
     ],
 )

@@ -41,7 +41,7 @@ def test_levels_are_the_candidates_of_an_axis() -> None:
     ]
     schedule, faults = find_factors(space, trials)
     assert (schedule.levels, schedule.level_of) == (("step", "step gamma=50"), (0, 1))
-    assert (faults.levels, faults.level_of) == (("[use=a:b]", "none"), (1, 0))
+    assert (faults.levels, faults.level_of) == (("[a:b]", "none"), (1, 0))
 
 
 def test_a_range_is_parted_into_quantiles() -> None:
