@@ -62,6 +62,12 @@ def mentions(page: Path) -> list[str]:
     return INLINE.findall(page.read_text(encoding="utf-8").replace("\\|", "|"))
 
 
+def anchors(page: Path) -> set[str]:
+    """What a link to one of the page's titles ends with, as GitHub makes it."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in titles}
+
+
 def make_targets() -> set[str]:
     """Targets of the Makefile that a person may call."""
     declared = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 import pytest
 
 from pipelines.cli import main
-from tests.documents import DOCS, PAGES, ROOT, Command, commands, fences, make_targets, mentions, parse
+from tests.documents import DOCS, PAGES, ROOT, Command, anchors, commands, fences, make_targets, mentions, parse
 from tests.local_servers import free_port, status_of
 
 Kind = Literal["here", "tutorial", "test", "parsed"]
@@ -124,8 +124,11 @@ def test_no_command_hides(page: Path) -> None:
     for language, text in fences(page):
         assert language in ("sh", "text", "python", "yaml"), text
         assert language == "sh" or not programs.search(text), text
-    for link in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
-        assert (page.parent / link).exists(), link
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text(encoding="utf-8")):
+        name, _, anchor = link.partition("#")
+        file = page.parent / name if name else page
+        assert file.exists(), link
+        assert not anchor or anchor in anchors(file), link
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
