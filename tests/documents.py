@@ -116,7 +116,7 @@ def parse_ray(arguments: Sequence[str]) -> None:
     from ray.scripts.scripts import cli
 
     name, *rest = arguments
-    cli.commands[name].make_context(name, rest)
+    cli.commands[name].make_context(name, list(rest))
     assert all((ROOT / word).is_file() for word in rest if word.endswith(".yaml"))
 
 
