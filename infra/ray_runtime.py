@@ -42,6 +42,8 @@ OBJECT_STORE_BYTES = 256 * 2**20
 """Rows and code are all that passes through it."""
 STATE_API_TIMEOUT_S = 30
 CONNECT_TIMEOUT_S = 5.0
+SLOW_START = "timed out during startup"
+"""In what Ray raises, a plain Exception, on a machine that is too busy."""
 DRIVER_RESOURCE = "trial_driver"
 HEAD_RESOURCE = "node:__internal_head__"
 LOCAL_MODE_TOKENS = (":task_name:", ":actor_name:", ":job_id:")
@@ -190,8 +192,15 @@ def _start(*, dashboard: bool) -> None:
     if dashboard and importlib.util.find_spec("aiohttp_cors") is None:
         remedy = "install ray[default]: pip install -r requirements.lock"
         raise ClusterError(complaint("ray", ray.__version__, "a Ray with its State API (the extra `default`)", remedy))
-    # Without an address Ray would join whatever cluster this machine happens to run.
-    ray.init(address="local", include_dashboard=dashboard, num_cpus=_machine_cpus(), **_quiet_init())
+    try:
+        # Without an address Ray would join whatever cluster this machine happens to run.
+        ray.init(address="local", include_dashboard=dashboard, num_cpus=_machine_cpus(), **_quiet_init())
+    except Exception as error:
+        if SLOW_START not in str(error):
+            raise
+        allowed = "a Ray that is up after 30 s, its own limit"
+        remedy = "try again when the machine is less busy, or add --local, which starts none"
+        raise ClusterError(complaint("ray", "not started", allowed, remedy)) from None
 
 
 def _quiet_init() -> dict[str, Any]:

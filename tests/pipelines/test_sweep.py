@@ -217,3 +217,20 @@ def test_ray_that_is_not_there(address: str, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     with pytest.raises(ClusterError, match="--address"):
         run_sweep(load(tmp_path, BASE), address=address)
+
+
+def test_ray_that_does_not_come_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine so busy that Ray gives its own start up, one line says so and what to do; else Ray's error stays."""
+    given_up = "The current node timed out during startup. This could happen because"
+
+    def start(**_: object) -> None:
+        raise Exception(given_up)  # noqa: TRY002 - as Ray does
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", start)
+    config = load(tmp_path, BASE)
+    with pytest.raises(ClusterError, match=r"^ray: .* after 30 s.*; remedy: .*busy, or add --local"):
+        run_sweep(config)
+    monkeypatch.setattr("infra.ray_runtime.SLOW_START", "something else")
+    with pytest.raises(Exception, match="timed out during startup"):
+        run_sweep(config)
