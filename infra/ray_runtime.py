@@ -182,7 +182,7 @@ def _start_local_mode() -> None:
         raise ConfigError(complaint("--local", ray.__version__, "Ray up to 2.54, the last with local mode", remedy))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`local_mode` is an experimental", category=FutureWarning)
-        ray.init(local_mode=True, include_dashboard=False, **_quiet_init())
+        _init(local_mode=True, include_dashboard=False)
 
 
 def _start(*, dashboard: bool) -> None:
@@ -192,15 +192,23 @@ def _start(*, dashboard: bool) -> None:
     if dashboard and importlib.util.find_spec("aiohttp_cors") is None:
         remedy = "install ray[default]: pip install -r requirements.lock"
         raise ClusterError(complaint("ray", ray.__version__, "a Ray with its State API (the extra `default`)", remedy))
+    # Without an address Ray would join whatever cluster this machine happens to run.
+    _init(address="local", include_dashboard=dashboard, num_cpus=_machine_cpus())
+
+
+def _init(**options: Any) -> None:
+    """Start a Ray; raises ClusterError where the machine is too busy for it."""
+    import ray
+
     try:
-        # Without an address Ray would join whatever cluster this machine happens to run.
-        ray.init(address="local", include_dashboard=dashboard, num_cpus=_machine_cpus(), **_quiet_init())
+        ray.init(**options, **_quiet_init())
     except Exception as error:
         if SLOW_START not in str(error):
             raise
-        allowed = "a Ray that is up after 30 s, its own limit"
-        remedy = "try again when the machine is less busy, or add --local, which starts none"
-        raise ClusterError(complaint("ray", "not started", allowed, remedy)) from None
+        remedy = "try again when the machine is less busy"
+        raise ClusterError(
+            complaint("ray", "not started", "a Ray that is up after 30 s, its own limit", remedy)
+        ) from None
 
 
 def _quiet_init() -> dict[str, Any]:

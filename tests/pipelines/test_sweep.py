@@ -219,7 +219,8 @@ def test_ray_that_is_not_there(address: str, tmp_path: Path, monkeypatch: pytest
         run_sweep(load(tmp_path, BASE), address=address)
 
 
-def test_ray_that_does_not_come_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("how", ["actors", "local mode"])
+def test_ray_that_does_not_come_up(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine so busy that Ray gives its own start up, one line says so and what to do; else Ray's error stays."""
     given_up = "The current node timed out during startup. This could happen because"
 
@@ -229,8 +230,8 @@ def test_ray_that_does_not_come_up(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("ray.init", start)
     config = load(tmp_path, BASE)
-    with pytest.raises(ClusterError, match=r"^ray: .* after 30 s.*; remedy: .*busy, or add --local"):
-        run_sweep(config)
+    with pytest.raises(ClusterError, match=r"^ray: .* after 30 s.*; remedy: .*less busy$"):
+        run_sweep(config, local=how == "local mode")
     monkeypatch.setattr("infra.ray_runtime.SLOW_START", "something else")
     with pytest.raises(Exception, match="timed out during startup"):
-        run_sweep(config)
+        run_sweep(config, local=how == "local mode")
