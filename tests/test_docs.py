@@ -1,4 +1,4 @@
-"""Every command of README, tutorial and how-to: run as it is, run small, run by another test, or parsed with a reason.
+"""Every command of README, tutorial and how-to: run here, run by another test, or only parsed, with the reason.
 
 Parsed are all of them: by the shell, then by the command line that they name, with their config keys and presets.
 """
@@ -30,7 +30,7 @@ class Way(NamedTuple):
 
     pattern: str
     kind: Kind
-    """here: run below as it stands, on a few images; tutorial: run below by `make test-slow`, smaller; test: `note` is
+    """here: run below as it stands, on a few images; tutorial: run below by `make test-slow`; test: `note` is
     the test that runs the same; parsed: not run, and `note` says why not."""
     note: str = ""
 
@@ -73,9 +73,9 @@ FOUND = (0, 1)
 """Exit codes of a doctor, who may find something in pictures of noise."""
 PREFIX = "83c61"
 """Of the ids of the trials in the tutorial."""
-SMALLER = " --local --set model.width=0.5"
-"""What makes the tutorial's trainings quick: no Ray to start, five times in all, and a quarter of the weights. Steps,
-batches, schedules and faults are the tutorial's."""
+IN_ONE_PROCESS = " --local"
+"""Added to the tutorial's trainings, so that a busy machine need not start actors; all else is as the tutorial has it.
+A network of half the width was tried too: the diagnosis of the tiny batch was `unexplained`."""
 BUSY = "remedy: try again when the machine is less busy"
 """What Ray's own limit for its start comes to, and what a user then does."""
 SAYS = {
@@ -196,7 +196,7 @@ class NewUser:
         """What the command prints, with the tutorial's id for this user's; it must end with 0."""
         text = command.text.replace(PREFIX, self.prefix)
         if command.words[1] in ("sweep", "train"):
-            text += SMALLER
+            text += IN_ONE_PROCESS
         if command.words[1] == "ui":
             return self._opens(text)
         ended = self._runs(text)
