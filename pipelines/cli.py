@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.cli_cluster import job_app, submit
+from pipelines.cli_doctor import doctor
 from pipelines.cli_ends import interrupted, options, quit_interrupted
 from pipelines.cli_evidence import Storage, Uri, bundle, compare, diagnose, explain, replay, report
 from pipelines.cli_services import mlflow_server, pipeline
-from trainables.errors import ConfigError, Epoch14Error, complaint, error_line
+from trainables.errors import Epoch14Error, error_line
 
 if TYPE_CHECKING:
     from pipelines.sweep import SweepResult
@@ -139,56 +140,9 @@ for evidence in (explain, compare, report, diagnose, bundle, replay):
     app.command()(evidence)
 app.command()(submit)
 app.add_typer(job_app, name="job")
+app.command()(doctor)
 app.command()(pipeline)
 app.command("mlflow-server")(mlflow_server)
-
-
-@app.command()
-def doctor(
-    path: Annotated[
-        str,
-        typer.Argument(metavar="DATA", help="A folder with train/ and val/, Arrow shards (folder or URI), or digits."),
-    ],
-    *,
-    normalization: Annotated[
-        str, typer.Option(metavar="NAME", help="As data.normalization of the training.")
-    ] = "per_channel",
-    image_size: Annotated[
-        int, typer.Option(metavar="PIXELS", min=8, max=1024, help="As data.image_size of the training.")
-    ] = 32,
-    limit: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Images to read of each split, evenly spaced; default all.")
-    ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the findings there.")] = None,
-    html_file: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write a report with thumbnails there.")
-    ] = None,
-    fail_on: Annotated[
-        str, typer.Option(metavar="SEVERITY", help="Exit with 1 from this one on: warning or error.")
-    ] = "warning",
-) -> None:
-    """Examine a data set before a training meets it.
-
-    Exit code 0 where nothing is as bad as --fail-on, 1 where something is, 2 where the data can't be listed.
-    """
-    if fail_on not in ("warning", "error"):
-        raise ConfigError(complaint("--fail-on", fail_on, "warning or error", "choose one of these"))
-    from rich.console import Console
-
-    from pipelines.doctor import check_writable, data_config, examine_data, print_findings, shown_progress, write_files
-
-    check_writable(json_file, "--json")
-    check_writable(html_file, "--html")
-    data = data_config(path, normalization, image_size)
-    try:
-        with shown_progress(Console(stderr=True)) as progress:
-            examination = examine_data(data, limit=limit, progress=progress)
-    except KeyboardInterrupt:
-        raise interrupted("nothing was written") from None
-    print_findings(examination, Console())
-    write_files(examination, json_file, html_file)
-    if examination.is_as_bad_as("warning" if fail_on == "warning" else "error"):
-        raise typer.Exit(1)
 
 
 @app.command()

@@ -72,13 +72,18 @@ def examine_data(data: DataConfig, *, limit: int | None, progress: Callable[[int
 
 def print_findings(examination: Examination, console: Console) -> None:
     """Print what was read, a table of the findings, and a sentence; nothing is cut, and names are no markup."""
-    if not console.is_terminal:
-        console.width = max(console.width, PLAIN_WIDTH)
-    console.print(plain(read_images(examination)), markup=False, highlight=False)
-    console.print(_table(examination.findings))
+    console.print(plain(read_images(examination)), markup=False, highlight=False, soft_wrap=not console.is_terminal)
+    print_table(examination.findings, console)
     for line in (line for finding in examination.findings for line in _examples(finding)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(verdict(examination.findings), markup=False, highlight=False)
+
+
+def print_table(findings: list[Finding], console: Console) -> None:
+    """Print the findings alone; where there is no terminal to ask, at PLAIN_WIDTH or more."""
+    if not console.is_terminal:
+        console.width = max(console.width, PLAIN_WIDTH)
+    console.print(_table(findings))
 
 
 def read_images(examination: Examination) -> str:
@@ -172,7 +177,7 @@ def _table(findings: list[Finding]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    styles = {"error": "bold red", "warning": "bold yellow", "info": ""}
+    styles = {"error": "bold red", "warning": "bold yellow", "info": "", "ok": "green"}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("severity", no_wrap=True)
     table.add_column("check", no_wrap=True)

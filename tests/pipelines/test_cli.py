@@ -74,7 +74,10 @@ def test_surface_is_frozen() -> None:
         "compare": ["a", "b", "--json", "--storage", "--uri"],
         "report": ["sweep", "--out", "--open", "--storage", "--uri"],
         "diagnose": ["log", "--json", "--num-classes", "--column", "--storage", "--uri"],
-        "doctor": ["path", "--normalization", "--image-size", "--limit", "--json", "--html", "--fail-on"],
+        "doctor": [
+            *("path", "--normalization", "--image-size", "--limit", "--html"),
+            *("--config", "--set", "--address", "--json", "--fail-on"),
+        ],
         "config": ["preset", "--set"],
         "bundle": ["trial", "out", "--rerun", "--storage", "--uri"],
         "replay": ["folder", "--data"],

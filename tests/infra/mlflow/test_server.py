@@ -6,9 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import mlflow
 import pytest
 import sqlalchemy
 
+from infra.installation import server
+from infra.installation.wanted import Wanted
 from infra.tracking import check_tracking, open_client
 from pipelines.cli import main
 from trainables.errors import TrackingError
@@ -118,6 +121,20 @@ def test_users_have_their_own_rights(team_server: TeamServer, as_admin: None, mo
     assert reader.get_experiment(experiment).name == "the admin's"
     with pytest.raises(MlflowException, match=r"403.*Permission denied"):
         reader.delete_experiment(experiment)
+
+
+@pytest.mark.usefixtures("as_admin")
+def test_the_doctor_of_a_client(team_server: TeamServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leaves no run and no experiment behind; where the password is wrong, it says what to export."""
+    found = server.check(Wanted(storage="outputs", tracking_uri=team_server.uri, experiment="doctored"))
+    assert [finding.severity for finding in found] == ["ok", "ok", "ok"]
+    assert found[0].summary == f"{team_server.uri}: a run and its artifact were written, read and deleted"
+    assert f"the server is MLflow {mlflow.__version__}" in found[1].summary
+    assert not [each for each in open_client(team_server.uri).search_experiments() if "doctor" in each.name]
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "a guess")
+    (refused,) = server.check(Wanted(storage="outputs", tracking_uri=team_server.uri))
+    assert (refused.severity, "this one answers 401" in refused.summary) == ("error", True)
+    assert "export MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in refused.remedy
 
 
 def test_a_changed_password_counts_at_once(team_server: TeamServer) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-Severity = Literal["info", "warning", "error"]
+Severity = Literal["ok", "info", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "error")
-"""From harmless to hopeless: worth knowing; likely to cost accuracy, or to make a figure wrong; sure to."""
+"""From harmless to hopeless: worth knowing; likely to cost accuracy, or to make a figure wrong; sure to. A check of
+an installation also says where all is well: ok."""
 
 SplitName = Literal["train", "val"]
 
@@ -63,5 +64,5 @@ def graded(count: int, total: int, limit: float, severity: Severity = "warning")
 
 def at_least(findings: Iterable[Finding], severity: Severity) -> list[Finding]:
     """The findings that are as bad as `severity`, or worse, in their order."""
-    lowest = SEVERITIES.index(severity)
-    return [finding for finding in findings if SEVERITIES.index(finding.severity) >= lowest]
+    bad = SEVERITIES[SEVERITIES.index(severity) :]
+    return [finding for finding in findings if finding.severity in bad]
