@@ -23,6 +23,7 @@ from pyarrow import fs
 from trainables.checkpoint_format import MANIFEST
 from trainables.errors import CheckpointError, complaint
 from trainables.places import FAILURES, explain, open_filesystem
+from trainables.retries import OPENING, patient
 
 _KEY = "checkpoint"
 _FOLDER = re.compile(r"step-(\d{9,})")
@@ -172,15 +173,15 @@ class ObjectFiles:
         self.root = root.rstrip("/")
         if not self.root:
             raise FileNotFoundError(errno.EINVAL, "the bucket's name is missing")
-        probe = f"{self.root}/.probe-{secrets.token_hex(8)}"
-        self._put(probe, b"can be written\n")
-        self.filesystem.delete_file(probe)
+        self._probe()
 
+    @patient()
     def steps(self) -> list[int]:
         """Steps of the checkpoints that have a manifest, in no order."""
         steps = self._all_steps()
         return [step for step, there in zip(steps, self._have(steps, MANIFEST), strict=True) if there]
 
+    @patient()
     def read(self, step: int, name: str) -> bytes:
         """Whole content of an object; raises FileNotFoundError where it is missing."""
         with self.filesystem.open_input_file(self._path(step, name)) as file:
@@ -194,11 +195,15 @@ class ObjectFiles:
                 self._put(self._path(step, name), content)
         except BaseException:
             with suppress(*FAILURES):
-                self.remove(step)
+                self._remove_once(step)
             raise
 
+    @patient()
     def remove(self, step: int) -> None:
         """Remove what there is of a checkpoint, its manifest first; a crash meanwhile leaves the whole or nothing."""
+        self._remove_once(step)
+
+    def _remove_once(self, step: int) -> None:
         with suppress(FileNotFoundError):
             self.filesystem.delete_file(self._path(step, MANIFEST))
         with suppress(FileNotFoundError):
@@ -216,7 +221,18 @@ class ObjectFiles:
     def _path(self, step: int, *names: str) -> str:
         return "/".join((self.root, _name(step), *names))
 
+    @patient(OPENING)
+    def _probe(self) -> None:
+        """Write and delete an object."""
+        probe = f"{self.root}/.probe-{secrets.token_hex(8)}"
+        self._put_once(probe, b"can be written\n")
+        self.filesystem.delete_file(probe)
+
+    @patient()
     def _put(self, path: str, content: bytes) -> None:
+        self._put_once(path, content)
+
+    def _put_once(self, path: str, content: bytes) -> None:
         with self.filesystem.open_output_stream(path, compression=None) as stream:
             stream.write(content)
 
@@ -229,13 +245,14 @@ class ObjectFiles:
         infos = self.filesystem.get_file_info([self._path(step, name) for step in steps])
         return [info.type == fs.FileType.File for info in infos]
 
+    @patient()
     def _make_room(self, step: int) -> None:
         """Remove a former checkpoint of `step`, and what dead writers left: folders with neither manifest."""
         steps = self._all_steps()
         held = zip(steps, self._have(steps, MANIFEST), self._have(steps, _aside(MANIFEST)), strict=True)
         for found, committed, aside in held:
             if found == step or not (committed or aside):
-                self.remove(found)
+                self._remove_once(found)
 
 
 def _name(step: int) -> str:

@@ -29,6 +29,13 @@ _REMEDIES_BY_TEXT = {
     "ACCESS_DENIED": "let these credentials list, read, write and delete there",
     "INVALID_ACCESS_KEY_ID": "correct AWS_ACCESS_KEY_ID",
     "SIGNATURE_DOES_NOT_MATCH": "correct AWS_SECRET_ACCESS_KEY",
+    "ExpiredToken": "renew the credentials: AWS_SESSION_TOKEN and its keys",
+    "HTTP status 400": "renew the credentials, which may have expired, or correct AWS_DEFAULT_REGION",
+    "HTTP status 301": "correct AWS_DEFAULT_REGION: the bucket is in another",
+    "SLOW_DOWN": "try again later, or with fewer readers and writers at a time: the store throttles",
+    "HTTP status 503": "try again later, or with fewer readers and writers at a time: the store throttles",
+    "INTERNAL_FAILURE": "try again later: the store itself fails",
+    "HTTP status 500": "try again later: the store itself fails",
     "NETWORK_CONNECTION": "check the network, and AWS_ENDPOINT_URL where one is set",
 }
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 KEY = "--backend"
 ARTIFACTS = "--artifacts"
 TIMEOUT_S = 4
+ATTEMPTS = 3
+"""Of each question, with growing pauses: S3 that throttles keeps no server from starting."""
 
 
 def open_database(uri: str) -> URL:
@@ -102,14 +104,20 @@ def _check_bucket(place: str) -> None:
     from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
     bucket = place.removeprefix("s3://").partition("/")[0]
-    quick = Config(connect_timeout=TIMEOUT_S, read_timeout=TIMEOUT_S, retries={"max_attempts": 0})
+    tries = {"mode": "standard", "total_max_attempts": ATTEMPTS}
+    quick = Config(connect_timeout=TIMEOUT_S, read_timeout=TIMEOUT_S, retries=tries)
     try:
         # As MLflow makes its own.
         client: Any = boto3.client("s3", endpoint_url=os.environ.get("MLFLOW_S3_ENDPOINT_URL"), config=quick)
         client.head_bucket(Bucket=bucket)
     except ClientError as error:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        remedies = {403: "let these credentials list, read and write there", 404: "make it, or correct its name"}
+        remedies = {
+            400: "renew the credentials, which may have expired, or correct AWS_DEFAULT_REGION",
+            403: "let these credentials list, read and write there",
+            404: "make it, or correct its name",
+            503: "try again later: the store throttles",
+        }
         remedy = remedies.get(status, "see that S3 works")
         raise CheckpointError(complaint(ARTIFACTS, place, f"a bucket to use (S3 answers {status})", remedy)) from None
     except ParamValidationError:

@@ -23,6 +23,7 @@ import psutil
 import pytest
 
 from tests.local_servers import free_port, status_of
+from tests.s3_proxy import Proxy, proxy_before
 
 BACKEND = "MLFLOW_BACKEND_STORE_URI"
 START_LIMIT_S = 120.0
@@ -124,6 +125,8 @@ class TeamServer:
     """Address of its database, password included."""
     artifacts: str
     port: int
+    bucket: Proxy
+    """What the server takes for its S3."""
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -211,11 +214,12 @@ def team_server(
         backend = f"sqlite:///{folder / 'records' / 'mlflow.db'}"
     else:
         backend = request.getfixturevalue("postgres").uri()
-    server = TeamServer(backend, f"s3://{models.name}/of-the-team", free_port())
-    try:
-        options = ["--allowed-host", "mlflow.example.org"]
-        server.start(folder, options, {**S3_USER, "AWS_ENDPOINT_URL": s3_server})
-        yield server
-    finally:
-        if server.processes:
-            server.stop()
+    with proxy_before(s3_server) as bucket:
+        server = TeamServer(backend, f"s3://{models.name}/of-the-team", free_port(), bucket)
+        try:
+            options = ["--allowed-host", "mlflow.example.org"]
+            server.start(folder, options, {**S3_USER, "AWS_ENDPOINT_URL": bucket.url})
+            yield server
+        finally:
+            if server.processes:
+                server.stop()

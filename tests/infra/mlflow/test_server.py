@@ -13,7 +13,9 @@ import sqlalchemy
 from infra.installation import server
 from infra.installation.wanted import Wanted
 from infra.tracking import check_tracking, open_client
+from infra.tracking_writer import is_passing
 from pipelines.cli import main
+from tests.s3_proxy import proxy_before
 from trainables.errors import TrackingError
 
 if TYPE_CHECKING:
@@ -104,6 +106,29 @@ def test_an_artifact_lands_in_the_bucket(team_server: TeamServer, as_admin: None
     assert Path(back).read_text(encoding="utf-8") == "through the proxy"
     found = f"SELECT key, value, step FROM metrics WHERE run_uuid = '{run.info.run_id}'"  # noqa: S608 - our own id
     assert rows(team_server, found) == [("loss", 0.25, 7)]
+
+
+@pytest.mark.usefixtures("as_admin")
+def test_artifacts_while_s3_is_in_trouble(team_server: TeamServer, models: Any) -> None:
+    """Throttling and a dropped connection are the server's to bear; expired credentials it tells after few requests."""
+    client = open_client(team_server.uri)
+    run = client.create_run(client.create_experiment(f"in trouble {team_server.port}"))
+    key = f"of-the-team/{run.info.experiment_id}/{run.info.run_id}/artifacts"
+    for kind in ("SlowDown", "drop"):
+        trouble = team_server.bucket.fail(kind, 2, methods=("PUT",))
+        client.log_text(run.info.run_id, kind * 1000, f"{kind}.txt")
+        assert trouble.seen == 2
+        assert models.Object(f"{key}/{kind}.txt").get()["Body"].read() == kind.encode() * 1000
+    expired = team_server.bucket.fail("ExpiredToken", methods=("PUT",))
+    try:
+        with pytest.raises(Exception, match=r".") as caught:
+            client.log_text(run.info.run_id, "never there", "late.txt")
+    finally:
+        team_server.bucket.fault = None
+    assert expired.seen <= 4
+    assert is_passing(caught.value)
+    client.log_text(run.info.run_id, "there again", "late.txt")
+    assert models.Object(f"{key}/late.txt").get()["Body"].read() == b"there again"
 
 
 def test_users_have_their_own_rights(team_server: TeamServer, as_admin: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,6 +259,10 @@ def test_a_bucket_that_will_not_do(complain: Complain, s3_server: str) -> None:
     line = complain("--artifacts", "s3://no-such-bucket/models", AWS_ENDPOINT_URL=s3_server, **keys)
     assert "--artifacts: 's3://no-such-bucket/models' is not allowed; allowed: a bucket to use (S3 answers 404)" in line
     assert "remedy: make it, or correct its name" in line
+    with proxy_before(s3_server) as proxy:
+        proxy.fail("ExpiredToken")
+        line = complain("--artifacts", "s3://models/m", AWS_ENDPOINT_URL=proxy.url, **keys)
+        assert "(S3 answers 400); remedy: renew the credentials" in line
     assert "correct the bucket's name" in complain("--artifacts", "s3://No Bucket/")
     line = complain("--artifacts", "s3://models", AWS_ENDPOINT_URL="http://127.0.0.1:1")
     assert "Could not connect" in line

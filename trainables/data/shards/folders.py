@@ -13,10 +13,11 @@ from pyarrow import fs
 from trainables.data.index import Listing, check_classes, check_images, is_image, list_images
 from trainables.data.shards.format import SPLITS, Where
 from trainables.data.shards.meter import Meter
-from trainables.data.shards.source import SourceData, SourceSplit, hash_of
+from trainables.data.shards.source import SourceData, SourceSplit, hash_of, list_folder
 from trainables.data.shards.store import ShardStore
 from trainables.data.store import Encoded, Store, unreadable
 from trainables.places import FAILURES, explain
+from trainables.retries import patiently
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,14 @@ class ObjectStore:
     def read(self, place: int) -> Encoded:
         """The whole object. Raises DataError where it can't be read."""
         try:
-            with self.filesystem.open_input_file(f"{self.root}/{self.names[place]}") as file:
-                return np.frombuffer(bytearray(file.read()), dtype=np.uint8)
+            content = patiently(lambda: self._read_once(place))
         except FAILURES as error:
             raise unreadable(self.locate(place), explain(error)[0]) from None
+        return np.frombuffer(bytearray(content), dtype=np.uint8)
+
+    def _read_once(self, place: int) -> bytes:
+        with self.filesystem.open_input_file(f"{self.root}/{self.names[place]}") as file:
+            return bytes(file.read())
 
 
 def open_folder(where: Where) -> FolderSource:
@@ -76,7 +81,7 @@ def open_object_folder(where: Where, filesystem: Any, root: str) -> FolderSource
     """List an image folder of an object store, by the rules of a local one. Raises DataError as `list_images` does."""
     sizes: dict[str, dict[str, dict[str, int]]] = {split: {} for split in SPLITS}
     for split in SPLITS:
-        for info in filesystem.get_file_info(fs.FileSelector(f"{root}/{split}", recursive=True)):
+        for info in list_folder(filesystem, f"{root}/{split}", recursive=True):
             name = info.path.removeprefix(f"{root}/")
             parts = name.split("/")
             if info.type == fs.FileType.File and len(parts) > 2 and is_image(parts[-1]) and parts[1][0] != ".":

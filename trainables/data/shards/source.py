@@ -17,6 +17,7 @@ from trainables.data.shards.format import SPLITS, Where
 from trainables.data.shards.meter import Meter
 from trainables.data.store import Store
 from trainables.places import FAILURES, explain
+from trainables.retries import OPENING, patient
 
 LAYOUT = (
     "a folder or s3://bucket/prefix with train/ and val/, each of class folders; or with Parquet files or tar shards"
@@ -105,13 +106,19 @@ def split_of(name: str) -> str | None:
     return next((split for split in SPLITS if file.startswith(split)), None)
 
 
+@patient(OPENING)
+def list_folder(filesystem: Any, folder: str, *, recursive: bool = False) -> list[Any]:
+    """What lies in a folder, or anywhere below it; raises one of FAILURES."""
+    return list(filesystem.get_file_info(fs.FileSelector(folder, recursive=recursive)))
+
+
 def shallow_files(filesystem: Any, root: str) -> tuple[list[SourceFile], list[str]]:
     """Files of a folder and of its folders, sorted by name, and names of the folders themselves."""
     files: list[SourceFile] = []
     folders: list[str] = []
     pending = [(root, 1)]
     for folder, depth in pending:
-        for info in filesystem.get_file_info(fs.FileSelector(folder)):
+        for info in list_folder(filesystem, folder):
             name = info.path.removeprefix(f"{root}/")
             if info.type == fs.FileType.File:
                 files.append(SourceFile(filesystem, info.path, name, info.size))

@@ -18,6 +18,7 @@ from trainables.data.index import default_cache_dir
 from trainables.data.shards.format import WORK, Where
 from trainables.errors import DataError
 from trainables.places import FAILURES, explain, open_filesystem
+from trainables.retries import OPENING, patient
 
 _CHUNK = 1 << 23
 
@@ -155,25 +156,35 @@ class ObjectTarget:
         key = hashlib.blake2b(self.root.encode(), digest_size=8).hexdigest()
         self.work = default_cache_dir() / f"shard-{key}"
 
+    @patient(OPENING)
     def names(self, folder: str = "") -> list[str]:
         """Names of what lies there."""
         selector = fs.FileSelector(f"{self.root}/{folder}".rstrip("/"), allow_not_found=True)
-        return sorted(info.base_name for info in self.filesystem.get_file_info(selector))
+        found = self.filesystem.get_file_info(selector)
+        if not found:
+            bucket = self.root.partition("/")[0]
+            if self.filesystem.get_file_info(bucket).type == fs.FileType.NotFound:
+                raise OSError(f"NO_SUCH_BUCKET: there is no bucket {bucket!r}")
+        return sorted(info.base_name for info in found)
 
+    @patient(OPENING)
     def size(self, name: str) -> int | None:
         """Bytes of an object; None where it is missing."""
         info = self.filesystem.get_file_info(f"{self.root}/{name}")
         return info.size if info.type == fs.FileType.File else None
 
+    @patient(OPENING)
     def read(self, name: str) -> bytes:
         """Whole content of an object."""
-        with self.open_input(name) as file:
+        with self.filesystem.open_input_file(f"{self.root}/{name}") as file:
             return bytes(file.read())
 
+    @patient()
     def open_input(self, name: str) -> Any:
         """A binary stream."""
         return self.filesystem.open_input_file(f"{self.root}/{name}")
 
+    @patient()
     def take(self, path: Path, name: str) -> None:
         """Upload in parts, then remove the local file."""
         with (

@@ -16,6 +16,7 @@ from trainables.data.shards.meter import Meter, run_jobs
 from trainables.data.shards.target import FolderTarget, Target
 from trainables.errors import DataError
 from trainables.places import FAILURES, explain
+from trainables.retries import patiently
 
 PART_BYTES = 8 << 20
 """Of one request: so many that its latency doesn't count, so few that all of them fit the memory."""
@@ -23,8 +24,6 @@ PARTS_AT_ONCE = 4
 """Of one file."""
 FETCHES = 2
 """Of a file whose checksum differs: what was damaged on the way may be whole the second time."""
-PAUSES_S = (1.0, 4.0)
-"""Before the second and the third attempt of a request, each of which the file system repeats a few times itself."""
 PARTIAL = ".partial"
 """Ends the name of a file that is not yet whole."""
 
@@ -111,15 +110,8 @@ def cache_errors(folder: Path) -> Iterator[None]:
 
 
 def read_range(source: Any, start: int, length: int, meter: Meter) -> bytes:
-    """A range of an object, with a few attempts. Raises one of FAILURES."""
-    for pause in PAUSES_S:
-        try:
-            return _read_once(source, start, length)
-        except (FileNotFoundError, MemoryError):
-            raise
-        except FAILURES:
-            _wait(pause, meter)
-    return _read_once(source, start, length)
+    """A range of an object, asked for patiently. Raises one of FAILURES."""
+    return patiently(lambda: _read_once(source, start, length), sleep=lambda seconds: _wait(seconds, meter))
 
 
 def _read_once(source: Any, start: int, length: int) -> bytes:

@@ -42,7 +42,7 @@ class StreamStore:
         return f"{self.copy.where.value}/{self._shard(place)}: {self.names[place]}"
 
     def read(self, place: int) -> Encoded:
-        """One range of a shard, with a few attempts. Raises DataError where it can't be had."""
+        """One range of a shard, asked for patiently. Raises DataError where it can't be had."""
         name = self._shard(place)
         with self.copy.object_errors(name):
             # Two threads may open a shard at once; one of the two is kept.

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from trainables import retries
 from trainables.data.index import default_cache_dir, open_index
 from trainables.data.staging import fetch
 from trainables.errors import DataError
 
 if TYPE_CHECKING:
-    from tests.trainables.data.staging.conftest import Bucket, Proxy
+    from tests.s3_proxy import Proxy
+    from tests.trainables.data.staging.conftest import Bucket
 
 SHARD = "train-00002.arrow"
 OFTEN = 100
@@ -23,7 +25,7 @@ OFTEN = 100
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "PAUSES_S", (0.1, 0.2))
+    monkeypatch.setattr(retries, "PAUSES_S", (0.1, 0.2))
 
 
 def assert_whole(bucket: Bucket) -> None:

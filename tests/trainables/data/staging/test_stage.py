@@ -21,8 +21,9 @@ from trainables.errors import DataError
 from trainables.ranks import Ranks
 
 if TYPE_CHECKING:
+    from tests.s3_proxy import Proxy
     from tests.trainables.data.conftest import MakeShards
-    from tests.trainables.data.staging.conftest import Bucket, Proxy
+    from tests.trainables.data.staging.conftest import Bucket
 
 TinyImages = Callable[..., Path]
 

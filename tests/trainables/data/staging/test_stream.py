@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from trainables import retries
 from trainables.data.images import ImageSource
 from trainables.data.index import default_cache_dir, open_index
-from trainables.data.staging import fetch
 from trainables.data.staging.stream import STREAM
 from trainables.errors import DataError, DecodeError
 
 if TYPE_CHECKING:
-    from tests.trainables.data.staging.conftest import Bucket, Proxy
+    from tests.s3_proxy import Proxy
+    from tests.trainables.data.staging.conftest import Bucket
 
 
 def test_its_images_are_those_of_the_folder(bucket: Bucket) -> None:
@@ -65,7 +66,7 @@ def test_a_lost_connection_is_tried_again_then_one_line(
     bucket: Bucket, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An answer cut short is asked for again; a dead server is no image that doesn't decode."""
-    monkeypatch.setattr(fetch, "PAUSES_S", (0.1, 0.1))
+    monkeypatch.setattr(retries, "PAUSES_S", (0.1, 0.1))
     index = open_index(STREAM + bucket.uri)
     expected = open_index(str(bucket.images)).train.store
     name = index.train.store.locate(3).removeprefix(f"{bucket.uri}/").partition(":")[0]

@@ -17,7 +17,8 @@ import pytest
 from trainables.data.index import default_cache_dir, open_index
 
 if TYPE_CHECKING:
-    from tests.trainables.data.staging.conftest import Bucket, Proxy
+    from tests.s3_proxy import Proxy
+    from tests.trainables.data.staging.conftest import Bucket
 
 ROOT = Path(__file__).resolve().parents[4]
 # Forks of one process that has done the imports, so that they meet.
