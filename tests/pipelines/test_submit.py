@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from infra.installation.wanted import Wanted
 from pipelines.submit import RECORD, RESULTS, entrypoint, submit_sweep
 from trainables.errors import ClusterError, ConfigError
 
@@ -226,3 +228,18 @@ def test_jobs_are_listed_and_unknown_ones_are_refused(cluster: RunningCluster, t
         assert job in line
     with pytest.raises(ConfigError, match=r"^--resume: 'outputs/x' is not allowed; .* absolute path on the head"):
         submit_sweep("schedule", [], address=cluster.address, resume="outputs/x")
+
+
+def test_the_doctor_finds_the_cluster(cluster: RunningCluster, tmp_path: Path) -> None:
+    """Its Ray's version is told to whom the cluster lets in; to others, what it wants."""
+    wanted = Wanted(storage="outputs", tracking_uri="sqlite:///none.db", address=cluster.address)
+    (tmp_path / "wanted.json").write_text(wanted.to_json(), encoding="utf-8")
+    command = [sys.executable, "-m", "infra.installation", "cluster", str(tmp_path)]
+    told = []
+    stranger = {name: value for name, value in cluster.environment.items() if name != "RAY_AUTH_MODE"}
+    for environment in (cluster.environment, stranger):
+        subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=120)
+        told += json.loads((tmp_path / "cluster.json").read_text(encoding="utf-8"))
+    assert [each["severity"] for each in told] == ["ok", "error"]
+    assert f"the cluster at {cluster.address} takes jobs: Ray " in told[0]["summary"]
+    assert "it wants a token" in told[1]["summary"]
