@@ -58,7 +58,7 @@ def _process(name: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "infra.installation", name, str(folder)]
     with (folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(  # noqa: S603 - this Python and our own module
-            command, env=_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            command, env=_environment(folder), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
     try:
         yield process
@@ -68,10 +68,11 @@ def _process(name: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def _environment() -> dict[str, str]:
-    """The caller's, in which this Python's packages are found from any folder."""
+def _environment(folder: Path) -> dict[str, str]:
+    """The caller's, in which epoch14 is found from anywhere, and what is temporary goes with the folder."""
     before = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), *([before] if before else [])])}
+    path = os.pathsep.join([str(_ROOT), *([before] if before else [])])
+    return {**os.environ, "PYTHONPATH": path, "TMPDIR": str(folder)}
 
 
 def _answer(name: str, code: int, folder: Path) -> list[Finding]:
