@@ -15,6 +15,8 @@ from trainables.diagnosis.verdict import Remedy
 
 LOW = LADDER[1:]
 """Divisors of the rate that a warm-up is compared with, and that are tried in its place."""
+LEARNS = 0.2
+"""Loss, as a share of guessing's, that a low rate must be ahead by: then the warm-up's run stands still."""
 
 
 def doubted(
@@ -52,7 +54,7 @@ def try_low(case: Case, leader: SwapResult, low: RateReference) -> Remedy | None
 
 
 def learns_better(case: Case, low: RateReference, warm_up: Reference) -> bool:
-    """Whether the low rate ends with a lower loss of the clean batch than the warm-up, by as much as makes an event.
+    """Whether the low rate ends with a loss of the clean batch that is lower than the warm-up's by LEARNS.
 
     Over the ramp and a horizon at its peak: a run that stands at guessing is no worse than guessing, and not well.
     """
@@ -64,4 +66,4 @@ def learns_better(case: Case, low: RateReference, warm_up: Reference) -> bool:
         ramped, cold = (case.replay(swap.name, [swap]).clean_after for swap in (warm_up.swap, low.swap))
     finally:
         case.stop = stop
-    return ramped - cold > case.thresholds.present * case.symptom.baseline.noise
+    return ramped - cold > LEARNS * case.symptom.baseline.chance
