@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ray.tune.schedulers import TrialScheduler
 
+from infra.ray_state import keep_state
 from infra.stopper import DiagnosisWatch
 
 
@@ -73,7 +75,7 @@ class DiagnosisAware(Around):
 
 
 class KeptFirst(Around):
-    """Has Tune write its state whenever there is a new trial, before one may start.
+    """Has Tune write its state whenever there is a new trial, before one may start, and keeps a copy of it.
 
     A sweep that is killed would else forget the trials of the last seconds, and a searcher that gives out random ids,
     such as Optuna's, would run them again as others.
@@ -88,5 +90,6 @@ class KeptFirst(Around):
         known = len(tune_controller.get_trials())
         if known > self._kept:
             tune_controller.checkpoint(force=True, wait=True)
+            keep_state(Path(tune_controller.experiment_path))
             self._kept = known
         return super().choose_trial_to_run(tune_controller)

@@ -16,6 +16,7 @@ from infra.ray_events import describe_error
 from infra.ray_runtime import in_local_mode, quiet_tune
 from infra.ray_schedulers import KeptFirst
 from infra.ray_search import OPTUNA_CHOICES
+from infra.ray_state import mend_state
 from infra.ray_trial import TuneFunction, listening_trainable
 from trainables.errors import SweepError
 
@@ -79,6 +80,7 @@ def _fresh(job: TuneJob, trainable: Any) -> tune.Tuner:
 
 
 def _restored(job: TuneJob, trainable: Any) -> tune.Tuner:
+    mend_state(job.folder)
     tuner = tune.Tuner.restore(
         str(job.folder),
         trainable=trainable,

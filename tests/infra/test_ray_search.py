@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -73,11 +74,13 @@ def test_scheduler_waits_for_a_diagnosis(seconds: float, decision: str) -> None:
     assert len(inner.rows) == (decision == "STOP")
 
 
-def test_trials_are_on_disk_before_they_may_start() -> None:
-    """Tune's state is written once for each new trial, before the inner scheduler chooses."""
+def test_trials_are_on_disk_before_they_may_start(tmp_path: Path) -> None:
+    """Tune's state is written once for each new trial, before the inner scheduler chooses, and a copy is kept."""
     order: list[str] = []
+    (tmp_path / "experiment_state-1.json").write_text("{}")
 
     class Controller:
+        experiment_path = str(tmp_path)
         trials: ClassVar[list[str]] = []
 
         def get_trials(self) -> list[str]:
@@ -95,6 +98,7 @@ def test_trials_are_on_disk_before_they_may_start() -> None:
         controller.trials.extend(new)
         scheduler.choose_trial_to_run(controller)
     assert order == ["1 kept", "chosen of 1", "chosen of 1", "2 kept", "chosen of 2"]
+    assert (tmp_path / "experiment_state-1.json.kept").read_text() == "{}"
 
 
 def test_scheduler_decides_on_training_rows() -> None:

@@ -1,0 +1,50 @@
+"""A sweep whose state was torn by a kill goes on from the copy."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+
+from infra.ray_state import keep_state, mend_state
+
+STATE, TUNER = "experiment_state-1.json", "tuner.pkl"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """What Tune leaves of a sweep, as far as it matters here."""
+    (tmp_path / STATE).write_text(json.dumps({"trial_data": [1, 2]}), encoding="utf-8")
+    (tmp_path / TUNER).write_bytes(pickle.dumps({"trainable": "a"}))
+    keep_state(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("left", [0.0, 0.5, 0.99])
+@pytest.mark.parametrize("name", [STATE, TUNER])
+def test_what_is_torn_is_put_back(folder: Path, name: str, left: float) -> None:
+    """Cut off anywhere, and nothing else is touched."""
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: int(left * len(content))])
+    assert mend_state(folder) == [name]
+    assert (folder / name).read_bytes() == content
+    assert mend_state(folder) == []
+
+
+def test_what_is_newer_and_whole_stays(folder: Path) -> None:
+    """A copy is for a torn file alone."""
+    (folder / STATE).write_text(json.dumps({"trial_data": [1, 2, 3]}), encoding="utf-8")
+    assert mend_state(folder) == []
+    assert json.loads((folder / STATE).read_text())["trial_data"] == [1, 2, 3]
+
+
+def test_a_torn_file_does_not_replace_its_copy(folder: Path) -> None:
+    """Kept is what was whole."""
+    whole = (folder / TUNER).read_bytes()
+    (folder / TUNER).write_bytes(b"")
+    keep_state(folder)
+    assert mend_state(folder) == [TUNER]
+    assert (folder / TUNER).read_bytes() == whole
+    assert not list(folder.glob("*.partial"))
