@@ -144,6 +144,12 @@ def luminance(colour: str) -> float:
         (["digits", "--fail-on", "info"], ("--fail-on", "'info'", "warning or error")),
         (["digits", "--json", "no/such/found.json"], ("--json", "'no/such/found.json'")),
         (["digits", "--html", "."], ("--html",)),
+        (["digits", "--address", "auto"], ("--address", "'auto'", "of the installation", "leave DATA out")),
+        (["--config", "scedule"], ("preset", "'scedule'", "remedy: write schedule")),
+        (["--set", "storage=s3://b/c"], ("storage", "'s3://b/c'", "remedy: set storage=outputs")),
+        (["--html", "x.html"], ("--html", "'x.html'", "of a data set", "epoch14 doctor DATA")),
+        (["--image-size", "64"], ("--image-size", "64", "epoch14 doctor DATA")),
+        (["--fail-on", "info"], ("--fail-on", "'info'", "warning or error")),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -153,7 +159,7 @@ def test_a_mistake_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Bad input exits with 2 before an image is read."""
+    """Bad input exits with 2 before an image is read, or, without a data set, before the installation is examined."""
     monkeypatch.chdir(tmp_path)
     assert main(["doctor", *arguments]) == 2
     [line] = capfd.readouterr().err.splitlines()

@@ -59,31 +59,6 @@ def test_the_command_tries_the_places_of_a_sweep(
     assert first["summary"] == f"{tmp_path}/no/images is no folder that can be read"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["--config", "scedule"], ("preset: 'scedule'", "remedy: write schedule")),
-        (["--set", "storage=s3://b/c"], ("storage: 's3://b/c'", "remedy: set storage=outputs")),
-        (["--html", "x.html"], ("--html: 'x.html'", "of a data set", "epoch14 doctor DATA")),
-        (["--image-size", "64"], ("--image-size: 64", "epoch14 doctor DATA")),
-        (["digits", "--address", "auto"], ("--address: 'auto'", "of the installation", "leave DATA out")),
-        (["--fail-on", "info"], ("--fail-on: 'info'", "warning or error")),
-    ],
-)
-def test_a_mistake_is_one_line(
-    arguments: list[str],
-    says: tuple[str, ...],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    """Options that are wrong, or belong to the other kind of examination, exit with 2 before a check runs."""
-    monkeypatch.chdir(tmp_path)
-    assert main(["doctor", *arguments]) == 2
-    (line,) = capfd.readouterr().err.splitlines()
-    assert [word for word in says if word not in line] == []
-
-
 def test_what_hangs_or_crashes_is_a_finding(tmp_path: Path, use_endpoint: Callable[[str], None]) -> None:
     """A bucket's server that hears and says nothing is given up in time, and its process is gone; a crash is told."""
     with socket.create_server(("127.0.0.1", 0)) as server:
