@@ -133,5 +133,6 @@ def _where_next(result: SweepResult) -> list[str]:
     lines = [f"the report: epoch14 report {shlex.quote(str(result.path))}{option}", f"records: epoch14 ui{option}"]
     ill = [row for row in result.rows if row.symptom]
     if ill:
-        lines.insert(0, f"the evidence: epoch14 explain {short_ids(result.rows)[ill[0].trial_id]}{option}")
+        # Its place alone would be a later sweep's by then.
+        lines.insert(0, f"the evidence: epoch14 explain {ill[0].trial_id}{option}")
     return lines

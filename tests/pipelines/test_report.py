@@ -70,7 +70,7 @@ def test_the_table_has_what_was_asked_for() -> None:
     assert f"00000  resnet50 bn b16 cosine_warmup lr0.1    50.0 %  spike     lr_jump        93 %  {REMEDY}" in text
     assert "(pruned)" in text
     assert "00002 failed: ValueError: [bold]no" in text
-    assert "epoch14 explain 00000 --uri http://host:5000" in text
+    assert "epoch14 explain a1b2c_00000 --uri http://host:5000" in text
 
 
 def test_markup_in_names_is_text() -> None:
