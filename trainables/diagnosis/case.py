@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from trainables.config import TrialConfig
 from trainables.detectors import Symptom
 from trainables.diagnosis.causes import Ingredient
-from trainables.diagnosis.replay import LASTING, Replay, Replayer, Severity
+from trainables.diagnosis.replay import Replay, Replayer, Severity
 from trainables.diagnosis.swap_table import SwapResult, Thresholds
 from trainables.ingredients import Stream, Swap
 from trainables.recipe import Recipe
@@ -78,13 +79,14 @@ class Case:
         """What a replay is told apart by: a swap's name says all of it."""
         return self.snapshot.step, self.stop, frozenset(swap.name for swap in swaps), placebo
 
-    def lasts_longer(self) -> bool:
-        """Let replays of a level go on for one more of the windows that it is judged by; False: they do, or can't."""
-        longest = max(self.symptom.onset + self.config.diagnosis.horizon, self.symptom.step + 1) + self.severity.window
-        if self.symptom.kind not in LASTING or self.stop >= longest:
-            return False
-        self.stop = longest
-        return True
+    @contextmanager
+    def until(self, stop: int) -> Iterator[None]:
+        """Let replays end at another step, for a while."""
+        before, self.stop = self.stop, stop
+        try:
+            yield
+        finally:
+            self.stop = before
 
     def affords(self, replays: int) -> bool:
         """Whether so many replays from the case's snapshot are within the budget; the same answer on every rank."""

@@ -23,7 +23,7 @@ from trainables.diagnosis.references import (
     sample_pool,
 )
 from trainables.diagnosis.remedy import try_remedy
-from trainables.diagnosis.replay import FROM_THE_START, Replay, Replayer, Severity
+from trainables.diagnosis.replay import FROM_THE_START, LASTING, Replay, Replayer, Severity
 from trainables.diagnosis.screen import confirm, equal_rows, screen
 from trainables.diagnosis.snapshots import SnapshotRing
 from trainables.diagnosis.swap_table import SwapResult, Thresholds, leading_cause
@@ -103,6 +103,15 @@ def last_step(config: TrialConfig, symptom: Symptom) -> int:
     return max(symptom.onset + config.diagnosis.horizon, symptom.step + 1)
 
 
+def lasts_longer(case: Case) -> bool:
+    """Let replays of a level go on for one more of the windows that it is judged by; False: they do, or can't."""
+    longest = last_step(case.config, case.symptom) + case.severity.window
+    if case.symptom.kind not in LASTING or case.stop >= longest:
+        return False
+    case.stop = longest
+    return True
+
+
 def choose_snapshots(case: Case, snapshots: SnapshotRing) -> list[Snapshot]:
     """Candidates, best first: before the first step known to be foreign, then before the onset, then older ones.
 
@@ -135,7 +144,7 @@ def examine(case: Case, snapshots: list[Snapshot], recorded: dict[int, float], l
             if not (case.thresholds if controls.exact_bits_equal else declared).is_present(controls.exact):
                 return not_back(case, exact, controls, recorded, live)
             controls = placebo_control(case, controls)
-            if not case.thresholds.survives(controls.placebo) and case.lasts_longer():
+            if not case.thresholds.survives(controls.placebo) and lasts_longer(case):
                 # A level that has only just risen: under a placebo it rises some steps later.
                 _, controls = exact_control(case, recorded)
                 controls = placebo_control(case, controls)
@@ -208,9 +217,8 @@ def weigh(case: Case, references: list[Reference], play: Play, controls: Control
     if confidence < case.config.diagnosis.min_confidence:
         reason = f"{named.name} is the leading suspect, but only {agreed} of {total} replays agree"
         return abstain(case, controls, reason, confidence)
-    stop, remedy = case.stop, try_remedy(case, leader, reference, play.rate)
+    remedy = try_remedy(case, leader, reference, play.rate)
     if named.name == "warmup_missing":
-        case.stop = stop
         named, remedy = doubted(case, leader, reference, named, remedy)
     return Diagnosis(
         symptom=case.symptom,

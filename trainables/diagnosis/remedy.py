@@ -41,20 +41,26 @@ def try_remedy(case: Case, row: SwapResult, reference: Reference, rate: RateRefe
     swap = reference.swap if cure is None else build_swap(cure, case.recipe)
     # Then the screening has replayed the very same steps.
     screened = cure is None or cure.kind not in ("larger_batch", "skip_samples", "config_order")
-    whole_run = case.symptom.kind in FROM_THE_START
-    if not whole_run:
-        short = case.stop
-        longer = case.symptom.onset + LONGER * (case.stop - case.symptom.onset)
-        if rate is not None and rate.ramp:
-            longer = max(longer, rate.ramp + case.config.diagnosis.horizon)
-        case.stop = min(longer, max(case.stop, case.config.max_steps))
-        case.stop = case.stop if case.affords(1) else short
     change, text = describe(case, reference, rate)
-    if (whole_run and screened) or not case.affords(1):
-        verified = screened and case.thresholds.is_absent(row.severity_without)
-        return Remedy(change, text, verified, row.severity_without, cure)
-    severity = case.score("remedy", [swap], keep=True)
+    with case.until(last_step_of_cure(case, rate)):
+        if (case.symptom.kind in FROM_THE_START and screened) or not case.affords(1):
+            verified = screened and case.thresholds.is_absent(row.severity_without)
+            return Remedy(change, text, verified, row.severity_without, cure)
+        severity = case.score("remedy", [swap], keep=True)
     return Remedy(change, text, case.thresholds.is_absent(severity), round(severity, 2), cure)
+
+
+def last_step_of_cure(case: Case, rate: RateReference | None) -> int:
+    """LONGER horizons past the onset, and one past a ramp, as far as the run and the budget go."""
+    if case.symptom.kind in FROM_THE_START:
+        return case.stop
+    longer = case.symptom.onset + LONGER * (case.stop - case.symptom.onset)
+    if rate is not None and rate.ramp:
+        longer = max(longer, rate.ramp + case.config.diagnosis.horizon)
+    longer = min(longer, max(case.stop, case.config.max_steps))
+    with case.until(longer):
+        affordable = case.affords(1)
+    return longer if affordable else case.stop
 
 
 def describe(case: Case, reference: Reference, rate: RateReference | None) -> tuple[dict[str, Any], str]:

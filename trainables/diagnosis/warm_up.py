@@ -44,13 +44,10 @@ def doubted(
 
 def try_low(case: Case, leader: SwapResult, low: RateReference) -> Remedy | None:
     """A low rate as the remedy; None where the budget does not go so far."""
-    stop = case.stop
     if not case.affords(1):
         return None
     screened = replace(leader, severity_without=case.score("low rate, no warm-up", [low.swap]))
-    lower = try_remedy(case, screened, as_reference(low), low)
-    case.stop = stop
-    return lower
+    return try_remedy(case, screened, as_reference(low), low)
 
 
 def learns_better(case: Case, low: RateReference, warm_up: Reference) -> bool:
@@ -58,12 +55,8 @@ def learns_better(case: Case, low: RateReference, warm_up: Reference) -> bool:
 
     Over the ramp and a horizon at its peak: a run that stands at guessing is no worse than guessing, and not well.
     """
-    stop = case.stop
-    case.stop = max(stop, WARM_UP + case.config.diagnosis.horizon)
-    try:
+    with case.until(max(case.stop, WARM_UP + case.config.diagnosis.horizon)):
         if not case.affords(2):
             return False
         ramped, cold = (case.replay(swap.name, [swap]).clean_after for swap in (warm_up.swap, low.swap))
-    finally:
-        case.stop = stop
     return ramped - cold > LEARNS * case.symptom.baseline.chance

@@ -31,7 +31,6 @@ def told(small: MakeSmall, tiny: Tiny, optim: dict[str, Any]) -> tuple[NamedCaus
     assert rate is not None
     stop, leader = case.stop, SwapResult(RATE, rate.swap.name, 0.0, "yes", 9.0, "yes")
     remedy = try_remedy(case, leader, as_reference(rate), rate)
-    case.stop = stop
     found = doubted(case, leader, as_reference(rate), NamedCause("warmup_missing", "it heals"), remedy)
     assert case.stop == stop
     return found
