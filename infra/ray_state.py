@@ -19,20 +19,27 @@ def keep_state(folder: Path) -> None:
     for file in _files(folder):
         content = file.read_bytes()
         if _is_whole(file, content):
-            partial = file.with_name(file.name + PARTIAL)
-            partial.write_bytes(content)
-            partial.replace(file.with_name(file.name + KEPT))
+            _put(_copy_of(file), content)
 
 
 def mend_state(folder: Path) -> list[str]:
     """Put the copies in the place of files that are torn; returns the names of these."""
     torn = [file for file in _files(folder) if not _is_whole(file, file.read_bytes())]
-    mended = [file for file in torn if file.with_name(file.name + KEPT).is_file()]
+    mended = [file for file in torn if _copy_of(file).is_file()]
     for file in mended:
-        partial = file.with_name(file.name + PARTIAL)
-        partial.write_bytes(file.with_name(file.name + KEPT).read_bytes())
-        partial.replace(file)
+        _put(file, _copy_of(file).read_bytes())
     return [file.name for file in mended]
+
+
+def _copy_of(file: Path) -> Path:
+    return file.with_name(file.name + KEPT)
+
+
+def _put(file: Path, content: bytes) -> None:
+    """Write a file as a whole."""
+    partial = file.with_name(file.name + PARTIAL)
+    partial.write_bytes(content)
+    partial.replace(file)
 
 
 def _files(folder: Path) -> Iterator[Path]:

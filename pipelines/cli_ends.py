@@ -19,9 +19,9 @@ def interrupted(message: str) -> typer.Exit:
 
 def quit_interrupted(message: str) -> None:
     """Say the same and end the process at once; what it started ends with it."""
-    typer.echo(f"epoch14: interrupted: {message}", err=True)
+    end = interrupted(message)
     sys.stdout.flush()
-    os._exit(INTERRUPTED)
+    os._exit(end.exit_code)
 
 
 def options(name: str, *values: str) -> list[str]:

@@ -16,14 +16,14 @@ from importlib import import_module
 from pathlib import Path
 
 from infra.installation.wanted import Wanted
-from trainables.data.doctor.finding import Finding, Severity
+from trainables.data.doctor.finding import SEVERITIES, Finding, Severity
 
 CHECKS = ("host", "packages", "cluster", "gpus", "ranks", "places", "server")
 """Modules of this package, each with a function `check`, in the order in which they are told."""
 LIMIT_S = 90.0
 """Of all checks: Ray has taken 60 s to start on two cores with ten processes that want them."""
 WANTED = "wanted.json"
-_ORDER: tuple[Severity, ...] = ("error", "warning", "info", "ok")
+_ORDER: tuple[Severity, ...] = (*reversed(SEVERITIES), "ok")
 _ROOT = Path(__file__).resolve().parents[2]
 
 
