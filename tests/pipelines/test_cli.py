@@ -45,6 +45,18 @@ def broken(recipe):
     return change
 """
 
+HELD_FAULT = """\
+import time
+from pathlib import Path
+
+def held(recipe):
+    def change(ingredients):
+        while Path({file!r}).exists():
+            time.sleep(0.05)
+        return ingredients
+    return change
+"""
+
 
 @pytest.fixture
 def tiny(tmp_path: Path, digits_cache: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -150,15 +162,23 @@ def test_sweep_with_a_failed_trial_exits_with_1(
     assert "Traceback" not in captured.out + captured.err
 
 
-def test_ctrl_c_on_a_terminal(tiny: Path, ray_here: RayHere, capfd: pytest.CaptureFixture[str]) -> None:
-    """A table shows the trials in place. One Ctrl-C ends the sweep with 130 and a command, a second one at once; that
-    command finishes the sweep.
+def test_ctrl_c_on_a_terminal(
+    tiny: Path, ray_here: RayHere, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A table shows the trials in place. One Ctrl-C ends the sweep with 130 and a command, a second one at once, though
+    a trial's step has no end; that command finishes the sweep.
     """
+    hold = tiny.with_name("hold")
+    tiny.with_name("held.py").write_text(HELD_FAULT.format(file=str(hold)), encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tiny.parent))
     command = ["epoch14", "sweep", str(tiny), "--set", "max_steps=40", "--set", "space={seed: [1, 2]}"]
+    command += ["--set", "faults=[{use: 'held:held', start_step: 1}]"]
     for times in (1, 2):
         terminal = start_on_terminal(command, tiny.parent)
         table = terminal.wait_for(lambda lines: any(" training " in line for line in lines))
         assert sum("symptom" in line for line in table) == 1
+        if times == 2:
+            hold.touch()
         terminal.press(CTRL_C)
         if times == 2:
             terminal.wait_for(lambda lines: lines[-1].startswith("stopping") or lines[-2].startswith("stopping"))
@@ -171,6 +191,7 @@ def test_ctrl_c_on_a_terminal(tiny: Path, ray_here: RayHere, capfd: pytest.Captu
         assert any("did not come to an end" in line for line in shown) == (times == 1)
         command = shlex.split(last.partition("go on with: ")[2])
         assert command[-2] == "--resume"
+    hold.unlink()
     ray_here.with_actors()
     assert main(command[1:]) == 0
     assert "the best of 2" in capfd.readouterr().out
@@ -179,5 +200,5 @@ def test_ctrl_c_on_a_terminal(tiny: Path, ray_here: RayHere, capfd: pytest.Captu
 def start_on_terminal(command: list[str], folder: Path) -> Terminal:
     """The command, on a terminal that knows colours."""
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-    environment |= {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "PYTHONUTF8": "1"}
+    environment |= {"PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)]), "TERM": "xterm-256color", "PYTHONUTF8": "1"}
     return Terminal([sys.executable, "-m", "pipelines", *command[1:]], folder, environment)
