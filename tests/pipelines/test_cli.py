@@ -200,5 +200,9 @@ def test_ctrl_c_on_a_terminal(
 def start_on_terminal(command: list[str], folder: Path) -> Terminal:
     """The command, on a terminal that knows colours."""
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-    environment |= {"PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)]), "TERM": "xterm-256color", "PYTHONUTF8": "1"}
+    environment |= {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)]),
+        "TERM": "xterm-256color",
+        "PYTHONUTF8": "1",
+    }
     return Terminal([sys.executable, "-m", "pipelines", *command[1:]], folder, environment)
