@@ -279,7 +279,7 @@ class Trial:
             return
         # Only code other than the reference step's looks at gradients that are left.
         looked_at = self.state.step > 0 and self.course.stream(self.state.step).code is not train_step
-        self.snapshots.offer(self.state, gradients=looked_at)
+        self.snapshots.offer(self.state, looks_at_gradients=looked_at)
         self._remember_detector()
 
     def _remember_detector(self) -> None:

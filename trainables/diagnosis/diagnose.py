@@ -6,6 +6,8 @@ import logging
 import time
 from dataclasses import replace
 
+import numpy as np
+
 from trainables.config import TrialConfig
 from trainables.detectors import Symptom
 from trainables.diagnosis.case import BudgetSpentError, Case, Progress
@@ -64,7 +66,7 @@ def diagnose(
     started, config = time.monotonic(), recipe.config
     # A run that goes on does so with the very gradients that its code may look at.
     before = state.snapshot(gradients=True)
-    pool = sample_pool(recipe, stream, symptom.onset)
+    pool = trusted_samples(recipe, stream, symptom)
     clean = clean or clean_ingredients(recipe, pool, state.ranks)
     replayer = Replayer(state, stream, clean, config.data.loader_threads)
     case = Case(
@@ -152,7 +154,7 @@ def examine(case: Case, snapshots: list[Snapshot], recorded: dict[int, float], l
                 outcome = "a placebo (order within the batch, 1e-6 of weight noise) removes the event: it is chaotic"
                 continue
             steps = range(snapshot.step, case.stop)
-            pool = sample_pool(case.recipe, case.stream, case.symptom.onset)
+            pool = trusted_samples(case.recipe, case.stream, case.symptom)
             references, equal = choose_references(case.recipe, case.state, case.stream, snapshot, steps, pool)
             references = [replace(r, since=case.known.get(r.ingredient, r.since)) for r in references]
             play, controls = reference_control(
@@ -168,6 +170,11 @@ def examine(case: Case, snapshots: list[Snapshot], recorded: dict[int, float], l
             f"; {outcome}" if outcome else ""
         )
     return abstain(case, controls, outcome)
+
+
+def trusted_samples(recipe: Recipe, stream: Stream, symptom: Symptom) -> np.ndarray:
+    """Ids that the run trained well on; all where it never did, since of a few that come again any label is learned."""
+    return sample_pool(recipe, stream, 0 if symptom.kind in FROM_THE_START else symptom.onset)
 
 
 def may_guess(references: list[Reference], snapshot: Snapshot, snapshots: list[Snapshot]) -> bool:

@@ -31,10 +31,16 @@ class SnapshotRing:
         """Whether the state before `step` is to be taken."""
         return step % self.every == 0
 
-    def offer(self, state: TrainState, *, gradients: bool = False) -> None:
-        """Take a snapshot where one is due, with `gradients` where a step looks at them; the first one is kept."""
+    def offer(self, state: TrainState, *, looks_at_gradients: bool = False) -> None:
+        """Take a snapshot where one is due; the first one is kept.
+
+        looks_at_gradients: the next step does not clear them first. Otherwise they are cleared now, which that step
+        begins with; what an optimizer leaves of them all the same goes with the snapshot.
+        """
         if self.is_due(state.step):
-            self.add(state.snapshot(gradients=gradients))
+            if not looks_at_gradients:
+                state.optimizer.zero_grad(set_to_none=True)
+            self.add(state.snapshot(gradients=True))
 
     def add(self, snapshot: Snapshot) -> None:
         """Keep `snapshot`, the latest so far."""

@@ -109,7 +109,7 @@ class Training:
         """Take one where it is due."""
         step = self.state.step
         if self.ring.is_due(step):
-            self.ring.offer(self.state, gradients=self.stream(step).code is not train_step)
+            self.ring.offer(self.state, looks_at_gradients=self.stream(step).code is not train_step)
             self.detectors[step] = self.detector.state_dict()
 
     def evaluated(self) -> Symptom | None:

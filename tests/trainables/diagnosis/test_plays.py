@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from trainables.diagnosis.diagnose import may_guess
+from trainables.baseline import Baseline
+from trainables.detectors import Symptom
+from trainables.diagnosis.diagnose import may_guess, trusted_samples
 from trainables.diagnosis.references import Reference
 from trainables.diagnosis.references.rates import RAISED, SOUND_RATIO, raised_rates
 from trainables.ingredients import Swap
@@ -45,6 +47,15 @@ def test_values_that_are_no_practice_come_before_guesses() -> None:
     assert not may_guess([odd, drawn], late, [late, early])
     assert may_guess([odd, drawn], early, [late, early])
     assert may_guess([drawn], late, [late, early])
+
+
+def test_a_run_that_never_trained_well_trusts_no_early_samples(recipe: Recipe) -> None:
+    """Of a few that come again and again a network learns any label, which would clear the others for nothing."""
+    baseline = Baseline(level=2.3, noise=0.1, chance=2.3)
+    spike = Symptom("spike", 43, 40, 9.0, "", baseline)
+    stall = Symptom("stall", 160, 40, 9.0, "", baseline)
+    assert len(trusted_samples(recipe, recipe.ingredients, spike)) < len(recipe.index.train)
+    assert len(trusted_samples(recipe, recipe.ingredients, stall)) == len(recipe.index.train)
 
 
 def test_the_rate_alone_is_the_verdict(small: MakeSmall, tiny: Tiny) -> None:

@@ -88,3 +88,22 @@ def test_the_ring_holds_copies(state: TrainState) -> None:
     assert torch.equal(ring.first.tensors[name], ring.recent[0].tensors[name])
     assert not torch.equal(ring.recent[0].tensors[name], ring.recent[1].tensors[name])
     state.restore(ring.first)
+
+
+def test_gradients_are_kept_where_the_next_step_finds_them(state: TrainState) -> None:
+    """Those that it clears first are left out; not where it doesn't, nor where the optimizer clears nothing."""
+
+    def kept(*, looks_at_gradients: bool = False) -> bool:
+        for parameter in state.parameters:
+            parameter.grad = torch.ones_like(parameter)
+        ring = SnapshotRing(every=1, keep=1)
+        ring.offer(state, looks_at_gradients=looks_at_gradients)
+        assert ring.first is not None
+        return any(name.startswith("gradient/") for name in ring.first.tensors)
+
+    assert not kept()
+    assert kept(looks_at_gradients=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state.optimizer, "zero_grad", lambda set_to_none: None)
+        assert kept()
+    state.optimizer.zero_grad()
