@@ -7,6 +7,9 @@ SHELL := bash
 
 LOCK := requirements.lock
 VENV := .venv
+# Of clusters and images: all as in the other, but the newest Ray.
+CLUSTER_LOCK := requirements-cluster.lock
+CLUSTER_VENV := .venv-cluster
 PYTHON := $(VENV)/bin/python
 UV := $(VENV)/bin/uv
 EPOCH14 := $(PYTHON) -m pipelines
@@ -19,7 +22,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Its functions go to Ray by value, and SlipCover's probes can't be pickled.
 BY_VALUE := infra/ray_trial.py
 
-.PHONY: help setup sweep ui test test-cluster test-slow check format lock manifests reference bench-healthy bench-stories bench-train bench-gpu bench-norms bench-resume bench-fuzz bench-input bench-launches bench-curves bench-diagnosis
+.PHONY: help setup sweep ui test test-newest-ray test-cluster test-slow check format lock manifests reference bench-healthy bench-stories bench-train bench-gpu bench-norms bench-resume bench-fuzz bench-input bench-launches bench-curves bench-diagnosis
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -38,6 +41,11 @@ test: setup ## the test suite, with coverage (ARGS="-k word")
 	$(PYTHON) -m slipcover --branch --skip-covered --source trainables,infra,pipelines --omit $(BY_VALUE) \
 		-m pytest -n 2 --dist loadgroup -m "not cluster and not slow" $(ARGS)
 
+test-newest-ray: ## the tests that use Ray, on the newest: .venv-cluster, by requirements-cluster.lock (ARGS="-k word")
+	$(MAKE) --no-print-directory setup LOCK=$(CLUSTER_LOCK) VENV=$(CLUSTER_VENV)
+	OMP_WAIT_POLICY=passive $(CLUSTER_VENV)/bin/python -m pytest -n 2 --dist loadgroup \
+		-m "ray and not cluster and not slow" $(ARGS)
+
 test-cluster: setup ## a real `ray up` in network namespaces: submit, scale, lose a node, go down (root, minutes)
 	$(PYTHON) -m pytest -m cluster --log-cli-level=INFO $(ARGS)
 
@@ -54,11 +62,17 @@ format: setup ## put the code into shape
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
 
-lock: $(UV) ## write requirements.lock anew: versions and hashes, no address (ARGS=--upgrade for newer versions)
-	$(UV) pip compile pyproject.toml --extra dev --extra fast --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --no-header --quiet --output-file $(LOCK) $(ARGS)
-	$(UV) pip compile infra/docker/mlflow.in --constraint $(LOCK) --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --no-header --quiet --output-file infra/docker/mlflow.lock
+COMPILE := $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --no-header --quiet
+
+lock: $(UV) ## write the locks anew: versions and hashes, no address (ARGS=--upgrade for newer versions)
+	$(COMPILE) pyproject.toml --extra dev --extra fast --extra local-mode --output-file $(LOCK) $(ARGS)
+	@# uv keeps what an output file pins, if it can: all of the first lock, and the Ray that the second has had.
+	awk '/^[^ #]/ { ray = /^ray==/ } (FNR == NR) != ray' $(LOCK) $(CLUSTER_LOCK) > $(VENV)/cluster.lock
+	$(COMPILE) pyproject.toml --extra dev --extra fast --output-file $(VENV)/cluster.lock \
+		$(if $(findstring --upgrade,$(ARGS)),--upgrade-package ray)
+	mv $(VENV)/cluster.lock $(CLUSTER_LOCK)
+	$(COMPILE) infra/docker/mlflow.in --constraint $(LOCK) --output-file infra/docker/mlflow.lock
 
 manifests: setup ## every Kubernetes manifest and the schema that it was checked against
 	$(PYTHON) -m tests.infra.manifests $(ARGS)

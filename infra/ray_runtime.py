@@ -1,6 +1,6 @@
-"""The one helper that knows which Ray it is: start or join it, and what to disarm in it.
+"""Start Ray or join it, and disarm what is dangerous in it; infra/ray_local.py knows what is new in which Ray.
 
-Ray 2.54.1 is the last with `local_mode`. It also carries CVE-2026-41486: four Arrow extension types that it registers
+Ray 2.54.1 carries CVE-2026-41486, which 2.55 mended: four Arrow extension types that it registers
 run a pickle out of any Parquet file that names them. `disarm_arrow_types` takes them out of the registry and puts inert
 ones in their place; the driver, the Tune actor and each Train worker call it before they read anything.
 """
@@ -12,13 +12,13 @@ import importlib.util
 import logging
 import os
 import socket
-import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any
 
 from infra.ray_capacity import Capacity, Need, capacity, check_cpus, check_gpus, check_nodes
+from infra.ray_local import IN_PROCESS, in_local_mode
 from trainables.errors import ClusterError, ConfigError, complaint
 
 ARROW_TYPES = (
@@ -46,7 +46,6 @@ SLOW_START = "timed out during startup"
 """In what Ray raises, a plain Exception, on a machine that is too busy."""
 DRIVER_RESOURCE = "trial_driver"
 HEAD_RESOURCE = "node:__internal_head__"
-LOCAL_MODE_TOKENS = (":task_name:", ":actor_name:", ":job_id:")
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,8 @@ def ray_session(*, local: bool, address: str | None, need: Need) -> Iterator[Clu
         if local:
             _check_local(need.workers)
             check_gpus(need, _machine_gpus(), "this machine")
-            _start_local_mode()
+            # No trial uses it, so it offers nothing, for which it would start processes.
+            _init(address="local", include_dashboard=False, num_cpus=0, num_gpus=0, namespace=IN_PROCESS)
         elif address:
             _join(address)
         else:
@@ -122,42 +122,6 @@ def tell_address_to_train() -> None:
     constants.ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
 
 
-def in_local_mode() -> bool:
-    """Whether the initialised Ray runs everything in this process."""
-    from ray._private import worker
-
-    return bool(worker.global_worker.mode == worker.LOCAL_MODE)
-
-
-@contextlib.contextmanager
-def quiet_tune() -> Iterator[None]:
-    """Keep Tune's log and local mode's control lines off the terminal; errors reach the user in the rows."""
-    logger = logging.getLogger("ray.tune")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with contextlib.ExitStack() as stack:
-            if in_local_mode():
-                stack.enter_context(contextlib.redirect_stdout(_Filter(sys.stdout)))
-                stack.enter_context(contextlib.redirect_stderr(_Filter(sys.stderr)))
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-class _Filter:
-    """A text stream without the tokens that local mode prints at each task."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        return len(text) if text.startswith(LOCAL_MODE_TOKENS) else self._stream.write(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
 def _check_callers_ray(*, local: bool, address: str | None) -> None:
     if address:
         allowed = "none, for Ray runs in this process already"
@@ -171,18 +135,6 @@ def _check_local(workers: int) -> None:
     if workers > 1:
         remedy = "drop --local, or set resources.workers=1"
         raise ConfigError(complaint("resources.workers", workers, "1 in local mode, which is one process", remedy))
-
-
-def _start_local_mode() -> None:
-    import ray
-
-    major, minor = (int(part) for part in ray.__version__.split(".")[:2])
-    if (major, minor) > (2, 54):
-        remedy = "install requirements.lock, which pins Ray 2.54.1, or drop --local"
-        raise ConfigError(complaint("--local", ray.__version__, "Ray up to 2.54, the last with local mode", remedy))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`local_mode` is an experimental", category=FutureWarning)
-        _init(local_mode=True, include_dashboard=False)
 
 
 def _start(*, dashboard: bool) -> None:

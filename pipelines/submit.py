@@ -18,7 +18,7 @@ from trainables.errors import ClusterError, ConfigError, complaint
 
 ROOT = Path(__file__).resolve().parents[1]
 """The working tree that is sent."""
-EXCLUDED = ("/.git", "/.venv", "/data", "/outputs")
+EXCLUDED = ("/.git", "/.venv", "/.venv-cluster", "/data", "/outputs")
 """Never sent, whether or not .gitignore names them; anchored, since trainables/data is code."""
 HEAD_STORAGE = "epoch14"
 """Folder in the head node's home that takes a relative `storage`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from trainables.data.index import ImageIndex, open_index
 from trainables.rng import generator
 
 TinyImages = Callable[..., Path]
+RAY = re.compile(r"\b(?:ray|Ray|Tune)(?:_\w+)?\b")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 GROUPS = {
     "ray": [
@@ -43,9 +45,15 @@ GROUPS = {
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let `pytest -n 2 --dist loadgroup` keep the fixtures of a file, or of a group of files, in one process."""
+    """Let `pytest -n 2 --dist loadgroup` keep the fixtures of a file, or of a group of files, in one process.
+
+    Tests whose file speaks of Ray are those of `make test-newest-ray`.
+    """
     group_of = {file: group for group, files in GROUPS.items() for file in files}
+    on_ray = {path for path in {item.path for item in items} if RAY.search(path.read_text(encoding="utf-8"))}
     for item in items:
+        if item.path in on_ray:
+            item.add_marker("ray")
         file = str(item.path.relative_to(Path(__file__).parent))
         item.add_marker(pytest.mark.xdist_group(group_of.get(item.path.name, file)))
 
@@ -58,11 +66,11 @@ class RayHere:
 
     def local(self) -> None:
         """Have one in local mode."""
-        self._start(local_mode=True)
+        self._start(in_process=True)
 
     def with_actors(self) -> None:
         """Have one with processes of its own for actors."""
-        self._start(local_mode=False)
+        self._start(in_process=False)
 
     def off(self) -> None:
         """Have none."""
@@ -72,19 +80,29 @@ class RayHere:
             warnings.simplefilter("ignore", ResourceWarning)
             ray.shutdown()
 
-    def _start(self, *, local_mode: bool) -> None:
-        from infra.ray_runtime import in_local_mode, prepare_environment
+    def _start(self, *, in_process: bool) -> None:
+        from infra.ray_local import in_local_mode
+        from infra.ray_runtime import prepare_environment
 
         prepare_environment()
         import ray
 
-        if ray.is_initialized() and in_local_mode() == local_mode:
+        if ray.is_initialized() and in_local_mode() == in_process:
             return
         self.off()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", ResourceWarning)
-            ray.init(local_mode=local_mode, num_cpus=2, include_dashboard=False, log_to_driver=False)
+            ray.init(**self._mode(in_process=in_process), num_cpus=2, include_dashboard=False, log_to_driver=False)
+
+    def _mode(self, *, in_process: bool) -> dict[str, Any]:
+        from ray._private import worker
+
+        from infra.ray_local import IN_PROCESS
+
+        if hasattr(worker, "LOCAL_MODE"):
+            return {"local_mode": in_process}
+        return {"namespace": IN_PROCESS if in_process else None}
 
 
 @pytest.fixture(scope="session")

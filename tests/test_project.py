@@ -10,8 +10,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
+LOCKS = ("requirements.lock", "requirements-cluster.lock")
 ROOMS = ("trainables", "infra", "pipelines")
 # Joined here, so that this file names none of them either.
 REGISTRY_HOSTS = tuple(
@@ -38,10 +40,10 @@ def project_files() -> list[Path]:
     return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
-@pytest.fixture(scope="module")
-def lock() -> str:
-    """The text of requirements.lock."""
-    return (ROOT / "requirements.lock").read_text(encoding="utf-8")
+@pytest.fixture(scope="module", params=LOCKS)
+def lock(request: pytest.FixtureRequest) -> str:
+    """The text of a lock."""
+    return (ROOT / request.param).read_text(encoding="utf-8")
 
 
 def make_targets() -> set[str]:
@@ -72,6 +74,22 @@ def test_lock_holds_every_dependency(lock: str) -> None:
     names = {re.split(r"[\[<>=~!; ]", requirement, maxsplit=1)[0].lower().replace("_", "-") for requirement in wanted}
     pinned = set(re.findall(r"^([a-z0-9-]+)==", lock, re.MULTILINE))
     assert names - pinned == set()
+
+
+def test_locks_differ_by_ray_alone() -> None:
+    """Clusters have the versions and hashes that are tested here, but a newer Ray, and what it asks for."""
+    default, cluster = (
+        {block.partition("==")[0]: block for block in re.split(r"(?m)^(?=[a-z])", text) if block}
+        for text in ((ROOT / name).read_text(encoding="utf-8") for name in LOCKS)
+    )
+    differ = {name for name in default.keys() | cluster.keys() if default.get(name) != cluster.get(name)}
+    rays = re.compile(r"^ {4}#(?: {3}| via )ray$", re.MULTILINE)
+    assert {
+        name for name in differ - {"ray"} if not rays.search(default.get(name, "") + cluster.get(name, ""))
+    } == set()
+    ours, theirs = (Version(lock["ray"].partition("==")[2].split()[0]) for lock in (default, cluster))
+    assert ours == Version("2.54.1")
+    assert theirs > ours
 
 
 def test_no_file_names_a_registry_or_a_machine(project_files: list[Path]) -> None:

@@ -135,7 +135,7 @@ def test_nodes_install_the_lock_by_hash(cluster: dict[str, Any]) -> None:
         installs = [command for command in commands if "pip install" in command or "pip sync" in command]
         assert len(installs) == 2
         assert all("--require-hashes" in command for command in installs)
-    assert cluster["file_mounts"]["/home/ubuntu/epoch14/requirements.lock"] == "requirements.lock"
+    assert cluster["file_mounts"]["/home/ubuntu/epoch14/requirements-cluster.lock"] == "requirements-cluster.lock"
 
 
 def test_commands_are_valid_shell(cluster: dict[str, Any]) -> None:

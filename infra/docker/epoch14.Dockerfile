@@ -4,8 +4,8 @@
 #   docker build -f infra/docker/epoch14.Dockerfile --target trial-cpu  -t REGISTRY/epoch14/trial:0.1.0-cpu .
 #   docker build -f infra/docker/epoch14.Dockerfile --target trial-cuda -t REGISTRY/epoch14/trial:0.1.0-cuda .
 #
-# Packages are those of pyproject.toml, versions and hashes those of requirements.lock. Layers stand in the order in
-# which they change: torch, other packages, epoch14. uv is mounted, never copied; no build tool stays (BuildKit).
+# Packages are those of pyproject.toml, versions and hashes those of requirements-cluster.lock. Layers stand in the
+# order of change: torch, other packages, epoch14. uv is mounted, never copied, no build tool stays (BuildKit).
 
 # The digest is the multi-platform index that several public repositories pin for this tag; nobody of us has pulled it.
 FROM python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d AS base
@@ -25,8 +25,8 @@ ENV PATH=/opt/epoch14/bin:$PATH \
 
 FROM base AS uv
 WORKDIR /build
-COPY requirements.lock ./
-RUN awk '/^[^ #]/ { wanted = /^(uv|setuptools)==/ } wanted' requirements.lock > tools.lock \
+COPY requirements-cluster.lock ./
+RUN awk '/^[^ #]/ { wanted = /^(uv|setuptools)==/ } wanted' requirements-cluster.lock > tools.lock \
     && python -m venv /opt/uv \
     && /opt/uv/bin/pip install --quiet --no-cache-dir --no-deps --require-hashes --requirement tools.lock
 
@@ -45,19 +45,19 @@ FROM base AS trial-cpu
 # hadolint ignore=DL4006
 RUN --mount=from=uv,source=/opt/uv,target=/opt/uv \
     --mount=type=cache,target=/var/cache/uv \
-    --mount=type=bind,source=requirements.lock,target=/build/requirements.lock \
+    --mount=type=bind,source=requirements-cluster.lock,target=/build/requirements-cluster.lock \
     /opt/uv/bin/uv venv --quiet --python /usr/local/bin/python /opt/epoch14 \
-    && grep -oE '^(torch|torchvision)==[^ ]+' /build/requirements.lock \
+    && grep -oE '^(torch|torchvision)==[^ ]+' /build/requirements-cluster.lock \
         | xargs /opt/uv/bin/uv pip install --quiet --cache-dir /var/cache/uv \
         --python /opt/epoch14/bin/python --link-mode copy --compile-bytecode \
         --no-deps --torch-backend cpu
 RUN --mount=from=uv,source=/opt/uv,target=/opt/uv \
     --mount=type=cache,target=/var/cache/uv \
-    --mount=type=bind,source=requirements.lock,target=/build/requirements.lock \
+    --mount=type=bind,source=requirements-cluster.lock,target=/build/requirements-cluster.lock \
     --mount=type=bind,source=pyproject.toml,target=/build/pyproject.toml \
     /opt/uv/bin/uv pip install --quiet --cache-dir /var/cache/uv \
         --python /opt/epoch14/bin/python --link-mode copy --compile-bytecode \
-        --requirement /build/pyproject.toml --extra fast --constraint /build/requirements.lock
+        --requirement /build/pyproject.toml --extra fast --constraint /build/requirements-cluster.lock
 RUN --mount=from=uv,source=/opt/uv,target=/opt/uv \
     --mount=from=package,source=/dist,target=/dist \
     /opt/uv/bin/uv pip install --quiet --no-cache \
@@ -84,19 +84,19 @@ ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility
 # hadolint ignore=DL4006
 RUN --mount=from=uv,source=/opt/uv,target=/opt/uv \
     --mount=type=cache,target=/var/cache/uv \
-    --mount=type=bind,source=requirements.lock,target=/build/requirements.lock \
+    --mount=type=bind,source=requirements-cluster.lock,target=/build/requirements-cluster.lock \
     /opt/uv/bin/uv venv --quiet --python /usr/local/bin/python /opt/epoch14 \
-    && grep -oE '^(torch|torchvision)==[^ ]+' /build/requirements.lock \
+    && grep -oE '^(torch|torchvision)==[^ ]+' /build/requirements-cluster.lock \
         | xargs /opt/uv/bin/uv pip install --quiet --cache-dir /var/cache/uv \
         --python /opt/epoch14/bin/python --link-mode copy --compile-bytecode \
-        --require-hashes --constraint /build/requirements.lock
+        --require-hashes --constraint /build/requirements-cluster.lock
 RUN --mount=from=uv,source=/opt/uv,target=/opt/uv \
     --mount=type=cache,target=/var/cache/uv \
-    --mount=type=bind,source=requirements.lock,target=/build/requirements.lock \
+    --mount=type=bind,source=requirements-cluster.lock,target=/build/requirements-cluster.lock \
     --mount=type=bind,source=pyproject.toml,target=/build/pyproject.toml \
     /opt/uv/bin/uv pip install --quiet --cache-dir /var/cache/uv \
         --python /opt/epoch14/bin/python --link-mode copy --compile-bytecode \
-        --require-hashes --requirement /build/pyproject.toml --extra fast --constraint /build/requirements.lock
+        --require-hashes --requirement /build/pyproject.toml --extra fast --constraint /build/requirements-cluster.lock
 RUN --mount=from=uv,source=/opt/uv,target=/opt/uv \
     --mount=from=package,source=/dist,target=/dist \
     /opt/uv/bin/uv pip install --quiet --no-cache \

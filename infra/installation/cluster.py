@@ -6,7 +6,7 @@ import os
 import time
 
 from infra.installation.findings import of_error, ok
-from infra.installation.packages import LOCK, REMEDY, pinned
+from infra.installation.packages import own_lock, pinned, remedy
 from infra.installation.wanted import Wanted
 from infra.job_server import client_errors, open_job_server, refusal
 from infra.ray_capacity import Need
@@ -19,10 +19,12 @@ def check(wanted: Wanted) -> list[Finding]:
     """Whether a trial of the sweep finds its Ray."""
     import ray
 
-    locked = pinned(LOCK).get("ray")
+    lock = own_lock()
+    locked = pinned(lock).get("ray")
     found = []
     if locked and ray.__version__ != locked:
-        found.append(Finding("ray", "warning", f"Ray {ray.__version__} is installed; the lock has {locked}", REMEDY))
+        summary = f"Ray {ray.__version__} is installed; the lock has {locked}"
+        found.append(Finding("ray", "warning", summary, remedy(lock)))
     address = wanted.address or os.environ.get("RAY_ADDRESS")
     try:
         if address and "://" in address and not address.startswith("ray://"):

@@ -1,4 +1,4 @@
-"""What is installed against requirements.lock and pyproject.toml's own bounds."""
+"""What is installed against the lock that it is of, and pyproject.toml's own bounds."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from infra.installation.findings import ok
 from infra.installation.wanted import Wanted
 from trainables.data.doctor.finding import Finding
 
-LOCK = Path(__file__).resolve().parents[2] / "requirements.lock"
-REMEDY = "run `make setup`, or `pip install --require-hashes -r requirements.lock`"
+ROOT = Path(__file__).resolve().parents[2]
+LOCK, CLUSTER_LOCK = ROOT / "requirements.lock", ROOT / "requirements-cluster.lock"
+"""The default one, and that of clusters and images, which has the newest Ray."""
 SHOWN = 6
 """Packages that a line names."""
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^ ;\\]+)(?: ; ([^\\]+?))? *\\?$", re.MULTILINE)
@@ -22,7 +23,19 @@ def check(wanted: Wanted) -> list[Finding]:
     """Whether the packages are those that epoch14 was tested with."""
     del wanted
     needed, missing = _needed()
-    return [*_needed_findings(needed, missing), lock_finding(LOCK)]
+    lock = own_lock()
+    return [*_needed_findings(needed, missing, remedy(lock)), lock_finding(lock)]
+
+
+def own_lock() -> Path:
+    """The lock with the Ray that is installed here; where neither has it, the default."""
+    return CLUSTER_LOCK if _version("ray") == pinned(CLUSTER_LOCK).get("ray", "none") else LOCK
+
+
+def remedy(lock: Path) -> str:
+    """How to have what the lock says."""
+    by_hand = f"`pip install --require-hashes -r {lock.name}`"
+    return by_hand if lock == CLUSTER_LOCK else f"run `make setup`, or {by_hand}"
 
 
 def pinned(lock: Path) -> dict[str, str]:
@@ -49,7 +62,9 @@ def lock_finding(lock: Path) -> Finding:
     absent = [name for name, version in versions.items() if not version]
     if drifted:
         named = _some(f"{name} {version} for {pins[name]}" for name, version in drifted.items())
-        return Finding("lock", "warning", f"{len(drifted)} of {len(pins)} packages are not the lock's: {named}", REMEDY)
+        return Finding(
+            "lock", "warning", f"{len(drifted)} of {len(pins)} packages are not the lock's: {named}", remedy(lock)
+        )
     if absent:
         summary = f"{len(absent)} of the lock's {len(pins)} packages are not installed: {_some(absent)}"
         return Finding("lock", "info", summary, "")
@@ -75,13 +90,13 @@ def _needed() -> tuple[dict[str, str], list[str]]:
     return wrong, [each.name for each, version in versions.items() if not version]
 
 
-def _needed_findings(wrong: dict[str, str], missing: list[str]) -> list[Finding]:
+def _needed_findings(wrong: dict[str, str], missing: list[str], remedy: str) -> list[Finding]:
     found = []
     if missing:
-        found.append(Finding("packages", "error", f"{_some(missing)} not installed", REMEDY))
+        found.append(Finding("packages", "error", f"{_some(missing)} not installed", remedy))
     if wrong:
         named = _some(f"{version} for {requirement}" for requirement, version in wrong.items())
-        found.append(Finding("packages", "error", f"epoch14 is not made for what is installed: {named}", REMEDY))
+        found.append(Finding("packages", "error", f"epoch14 is not made for what is installed: {named}", remedy))
     return found or [ok("packages", "everything that epoch14 needs is installed")]
 
 

@@ -116,8 +116,9 @@ def test_commands_are_valid_shell() -> None:
 def test_images_come_from_the_lock() -> None:
     """Packages are pyproject.toml's, versions the lock's; the tools that build are pinned in it too."""
     text = run_text(DOCKER / "epoch14.Dockerfile")
-    assert text.count("--requirement /build/pyproject.toml --extra fast --constraint /build/requirements.lock") == 2
-    locked = pins(ROOT / "requirements.lock")
+    install = "--requirement /build/pyproject.toml --extra fast --constraint /build/requirements-cluster.lock"
+    assert text.count(install) == 2
+    locked = pins(ROOT / "requirements-cluster.lock")
     assert {"uv", "setuptools", "torch", "torchvision"} <= locked.keys()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert "fast" in project["optional-dependencies"]
@@ -126,7 +127,7 @@ def test_images_come_from_the_lock() -> None:
 def test_the_tools_that_build_are_cut_out_of_the_lock(tmp_path: Path) -> None:
     """The awk of each Dockerfile leaves these packages of the lock, with their hashes, and no other."""
     for path, wanted in ((DOCKERFILES[0], {"uv", "setuptools"}), (DOCKERFILES[1], {"uv"})):
-        awk = re.search(r"(awk '[^']+' requirements\.lock) >", run_text(path))
+        awk = re.search(r"(awk '[^']+' requirements(?:-cluster)?\.lock) >", run_text(path))
         assert awk
         cut = subprocess.check_output(["bash", "-c", awk[1]], cwd=ROOT, text=True)
         (tmp_path / "cut.lock").write_text(cut, encoding="utf-8")
@@ -136,10 +137,10 @@ def test_the_tools_that_build_are_cut_out_of_the_lock(tmp_path: Path) -> None:
 
 def test_torch_of_the_cpu_image_has_the_lock_s_version() -> None:
     """The grep of the Dockerfile finds torch and torchvision, once each, as the lock pins them."""
-    grep = re.search(r"grep -oE '([^']+)' /build/requirements\.lock", run_text(DOCKER / "epoch14.Dockerfile"))
+    grep = re.search(r"grep -oE '([^']+)' /build/requirements-cluster\.lock", run_text(DOCKER / "epoch14.Dockerfile"))
     assert grep
-    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-    locked = pins(ROOT / "requirements.lock")
+    lock = (ROOT / "requirements-cluster.lock").read_text(encoding="utf-8")
+    locked = pins(ROOT / "requirements-cluster.lock")
     found = [match[0] for match in re.finditer(grep[1], lock, re.MULTILINE)]
     assert found == [f"torch=={locked['torch']}", f"torchvision=={locked['torchvision']}"]
 

@@ -68,7 +68,7 @@ def test_every_node_wants_the_token(cluster: dict[str, Any]) -> None:
 
 def test_ray_is_the_lock_s(cluster: dict[str, Any]) -> None:
     """KubeRay, which decides by the version, is told the one that the images install."""
-    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    lock = (ROOT / "requirements-cluster.lock").read_text(encoding="utf-8")
     assert f"\nray=={cluster['rayVersion']} " in lock
 
 

@@ -90,8 +90,8 @@ def packages_by_hash(stages: list[Stage]) -> Iterator[tuple[int, str]]:
         if one.name != "RUN" or not re.search(r"\bpip (install|wheel)\b", one.arguments):
             continue
         own = "--no-deps" in one.arguments and (one.arguments.endswith(("/dist/*.whl", "--wheel-dir /dist .")))
-        cpu_torch = "--torch-backend cpu" in one.arguments and "requirements.lock" in one.arguments
-        beside_cpu_torch = one.arguments.endswith("--constraint /build/requirements.lock")
+        cpu_torch = "--torch-backend cpu" in one.arguments and "requirements-cluster.lock" in one.arguments
+        beside_cpu_torch = one.arguments.endswith("--constraint /build/requirements-cluster.lock")
         if not ("--require-hashes" in one.arguments or own or cpu_torch or beside_cpu_torch):
             yield one.line, "packages without hashes"
 
