@@ -41,7 +41,7 @@ test: setup ## the test suite, with coverage (ARGS="-k word")
 	$(PYTHON) -m slipcover --branch --skip-covered --source trainables,infra,pipelines --omit $(BY_VALUE) \
 		-m pytest -n 2 --dist loadgroup -m "not cluster and not slow" $(ARGS)
 
-test-newest-ray: ## the tests that use Ray, on the newest: .venv-cluster, by requirements-cluster.lock (ARGS="-k word")
+test-newest-ray: setup ## the tests that use Ray, on the newest: .venv-cluster, by requirements-cluster.lock (ARGS="-k word")
 	$(MAKE) --no-print-directory setup LOCK=$(CLUSTER_LOCK) VENV=$(CLUSTER_VENV)
 	OMP_WAIT_POLICY=passive $(CLUSTER_VENV)/bin/python -m pytest -n 2 --dist loadgroup \
 		-m "ray and not cluster and not slow" $(ARGS)

@@ -1,8 +1,8 @@
 """Start Ray or join it, and disarm what is dangerous in it; infra/ray_local.py knows what is new in which Ray.
 
-Ray 2.54.1 carries CVE-2026-41486, which 2.55 mended: four Arrow extension types that it registers
-run a pickle out of any Parquet file that names them. `disarm_arrow_types` takes them out of the registry and puts inert
-ones in their place; the driver, the Tune actor and each Train worker call it before they read anything.
+Ray 2.54.1 carries CVE-2026-41486: four Arrow extension types that it registers run a pickle out of any Parquet file
+that names them, and in 2.60 one still does. `disarm_arrow_types` takes them out of the registry and puts inert ones in
+their place; the driver, the Tune actor and each Train worker call it before they read anything.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ WAYS = (
     Way(r"make ui", "test", "tests/infra/test_tracking.py::test_the_ui_of_a_local_store_shows_its_artifacts"),
     Way(r"make reference", "test", f"{PIPELINES}/test_reference.py::test_the_committed_page_is_what_is_generated"),
     Way(r"make manifests", "test", "tests/infra/test_kubernetes_schemas.py::test_the_readme_has_the_table_as_it_is"),
-    Way(r"make (test|test-newest-ray|test-cluster|test-slow|check)", "parsed", "runs this test, its siblings, or the linters"),
+    Way(r"make (test(-newest-ray|-cluster|-slow)?|check)", "parsed", "runs this test, its siblings, or the linters"),
     Way(r"make bench-[a-z]+", "parsed", "measures for minutes to hours"),
     Way(r"python -m \S+plain_loop", "test", f"{PIPELINES}/examples/test_examples.py::test_plain_loop_is_healed"),
     Way(r"epoch14 sweep .* --fault .*", "test", f"{PIPELINES}/test_fault_option.py::test_a_fault_becomes_the_trials"),

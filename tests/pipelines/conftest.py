@@ -22,6 +22,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+LAPTOP = str(python if (python := ROOT / ".venv" / "bin" / "python").exists() else sys.executable)
+"""Python of who submits: that of the default lock, also where `make test-newest-ray` starts a head of a newer Ray."""
 MARK = "EPOCH14_TEST_HEAD"
 """Variable of the environment that a head's processes inherit."""
 
@@ -36,6 +38,7 @@ class RunningCluster:
     """Ray's sockets lie below it, and a socket's path has 107 characters at most."""
     ports: list[str] = field(default_factory=lambda: free_ports(4))
     head: subprocess.Popen[bytes] | None = None
+    laptop: str = LAPTOP
 
     @property
     def address(self) -> str:
@@ -89,14 +92,14 @@ class RunningCluster:
     def epoch14(self, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
         """Run the command as a user would, with changes to the environment (an empty value takes a variable away)."""
         environment = {name: value for name, value in (self.environment | changes).items() if value}
-        command = [sys.executable, "-m", "pipelines", *arguments]
+        command = [self.laptop, "-m", "pipelines", *arguments]
         return subprocess.run(
             command, cwd=ROOT, env=environment, check=False, capture_output=True, text=True, timeout=240
         )
 
     def start_epoch14(self, *arguments: str) -> subprocess.Popen[str]:
         """Start the command as a user would; its output comes line by line."""
-        command = [sys.executable, "-u", "-m", "pipelines", *arguments]
+        command = [self.laptop, "-u", "-m", "pipelines", *arguments]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=pipe, stderr=pipe, text=True)
 
@@ -106,7 +109,7 @@ class RunningCluster:
             "import sys; from pathlib import Path; from infra.jobs import submit_job; "
             "print(submit_job(sys.argv[1], sys.argv[2], working_dir=Path(sys.argv[3])).job_id)"
         )
-        command = [sys.executable, "-c", code, self.address, shell_command, str(folder)]
+        command = [self.laptop, "-c", code, self.address, shell_command, str(folder)]
         ended = subprocess.run(
             command, cwd=ROOT, env=self.environment, check=True, capture_output=True, text=True, timeout=120
         )

@@ -6,13 +6,13 @@ import json
 import re
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import ray
 
 from infra.installation.wanted import Wanted
 from pipelines.submit import RECORD, RESULTS, entrypoint, submit_sweep
@@ -135,7 +135,7 @@ def test_working_tree_is_sent_without_what_does_not_belong(cluster: RunningClust
         "excludes = (*EXCLUDED, '/LOG.md'); "
         "submit_job(sys.argv[1], 'find . -type f', working_dir=ROOT, excludes=excludes).follow(sys.stdout.write)"
     )
-    command = [sys.executable, "-c", code, cluster.address]
+    command = [cluster.laptop, "-c", code, cluster.address]
     ended = subprocess.run(
         command, cwd=ROOT, env=cluster.environment, check=True, capture_output=True, text=True, timeout=120
     )
@@ -234,12 +234,12 @@ def test_the_doctor_finds_the_cluster(cluster: RunningCluster, tmp_path: Path) -
     """Its Ray's version is told to whom the cluster lets in; to others, what it wants."""
     wanted = Wanted(storage="outputs", tracking_uri="sqlite:///none.db", address=cluster.address)
     (tmp_path / "wanted.json").write_text(wanted.to_json(), encoding="utf-8")
-    command = [sys.executable, "-m", "infra.installation", "cluster", str(tmp_path)]
+    command = [cluster.laptop, "-m", "infra.installation", "cluster", str(tmp_path)]
     told = []
     stranger = {name: value for name, value in cluster.environment.items() if name != "RAY_AUTH_MODE"}
     for environment in (cluster.environment, stranger):
         subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=120)
         told += json.loads((tmp_path / "cluster.json").read_text(encoding="utf-8"))
     assert [each["severity"] for each in told] == ["ok", "error"]
-    assert f"the cluster at {cluster.address} takes jobs: Ray " in told[0]["summary"]
+    assert f"the cluster at {cluster.address} takes jobs: Ray {ray.__version__}, " in told[0]["summary"]
     assert "it wants a token" in told[1]["summary"]
