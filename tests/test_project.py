@@ -78,16 +78,17 @@ def test_lock_holds_every_dependency(lock: str) -> None:
 
 
 def test_locks_differ_by_ray_alone() -> None:
-    """Clusters have the versions and hashes that are tested here, but a newer Ray, and what it asks for."""
+    """Clusters have the versions and hashes that are tested here, but a newer Ray, and what only one Ray asks for."""
     default, cluster = (
         {block.partition("==")[0]: block for block in re.split(r"(?m)^(?=[a-z])", text) if block}
         for text in ((ROOT / name).read_text(encoding="utf-8") for name in LOCKS)
     )
-    differ = {name for name in default.keys() | cluster.keys() if default.get(name) != cluster.get(name)}
-    rays = re.compile(r"^ {4}#(?: {3}| via )ray$", re.MULTILINE)
-    assert {
-        name for name in differ - {"ray"} if not rays.search(default.get(name, "") + cluster.get(name, ""))
-    } == set()
+    pins = [{name: block.partition("    #")[0] for name, block in lock.items()} for lock in (default, cluster)]
+    both = default.keys() & cluster.keys()
+    assert [name for name in both if pins[0][name] != pins[1][name]] == ["ray"]
+    asked = re.compile(r"^ {4}#(?: {3}| via )ray$", re.MULTILINE)
+    alone = {name: block for name, block in (default | cluster).items() if name not in both}
+    assert [name for name, block in alone.items() if not asked.search(block)] == []
     ours, theirs = (Version(lock["ray"].partition("==")[2].split()[0]) for lock in (default, cluster))
     assert ours == Version("2.54.1")
     assert theirs > ours
