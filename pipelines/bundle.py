@@ -98,7 +98,7 @@ def _start(config: TrialConfig, place: str, diagnoses: Sequence[dict[str, Any]])
     """The checkpoint to start from, of those at `place`, which is not made where it is missing."""
     from trainables.bundle_rebuild import choose_start
     from trainables.checkpoint import CheckpointStore
-    from trainables.data.index import is_uri
+    from trainables.uris import is_uri
 
     if not place or not (is_uri(place) or Path(place).is_dir()):
         return None

@@ -9,8 +9,9 @@ from typing import Any
 
 from infra.space import JOIN, probe_points, trial_config
 from pipelines.config import SweepConfig
-from trainables.data.index import is_uri, open_index
+from trainables.data.index import open_index
 from trainables.errors import ConfigError, DataError, complaint
+from trainables.uris import is_uri
 
 EMBEDDED = "digits"
 

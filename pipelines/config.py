@@ -21,6 +21,7 @@ from trainables.config import TrialConfig
 from trainables.errors import ConfigError, complaint
 from trainables.section import PositiveInt, Section
 from trainables.shares import check_shares
+from trainables.uris import is_uri
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -180,6 +181,6 @@ def _check_asha(asha: AshaConfig | None, longest: int) -> None:
 
 
 def _check_storage(storage: str) -> None:
-    if "://" in storage:
+    if is_uri(storage):
         allowed = "a folder; buckets are for the tracking server's artifacts"
         raise ConfigError(complaint("storage", storage, allowed, "set storage=outputs"))

@@ -15,6 +15,7 @@ from pathlib import Path
 from infra.jobs import Job, JobState, submit_job
 from pipelines.config import PRESETS, SweepConfig, find_preset
 from trainables.errors import ClusterError, ConfigError, complaint
+from trainables.uris import is_uri
 
 ROOT = Path(__file__).resolve().parents[1]
 """The working tree that is sent."""
@@ -104,7 +105,7 @@ def entrypoint(preset: str, overrides: Sequence[str], storage: str, resume: str 
     words += [word for override in overrides for word in ("--set", override)]
     words += ["--resume", resume] if resume else []
     command = shlex.join(words)
-    if "://" in storage or Path(storage).is_absolute():
+    if is_uri(storage) or Path(storage).is_absolute():
         return command, storage
     kept = f"$HOME/{HEAD_STORAGE}/{storage}"
     return f'{command} --set "storage=$HOME"/{shlex.quote(f"{HEAD_STORAGE}/{storage}")}', kept

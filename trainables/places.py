@@ -9,11 +9,12 @@ from typing import Any
 
 from pyarrow import ArrowException, fs
 
+from trainables.uris import is_uri
+
 FAILURES = (OSError, ArrowException, MemoryError)
 """What reading or writing a place raises where the place, not this program, is at fault."""
 S3_ATTEMPTS = 3
 """Of each request, with growing pauses, as boto3 does; a URI's own 30 would wait minutes for a silent server."""
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _REMEDIES_BY_CODE = {
     errno.ENOSPC: "free space there",
     errno.EDQUOT: "free space there, or raise the quota",
@@ -24,18 +25,19 @@ _REMEDIES_BY_CODE = {
     errno.EEXIST: "name a folder, not a file",
     errno.ENOTDIR: "name a folder, not a file",
 }
-_REMEDIES_BY_TEXT = {
-    "NO_SUCH_BUCKET": "make the bucket, or correct its name",
-    "ACCESS_DENIED": "let these credentials list, read, write and delete there",
+_STORE_REMEDIES = {
+    **dict.fromkeys(("NO_SUCH_BUCKET", "HTTP status 404"), "make the bucket, or correct its name"),
+    **dict.fromkeys(("ACCESS_DENIED", "HTTP status 403"), "let these credentials list, read, write and delete there"),
     "INVALID_ACCESS_KEY_ID": "correct AWS_ACCESS_KEY_ID",
     "SIGNATURE_DOES_NOT_MATCH": "correct AWS_SECRET_ACCESS_KEY",
     "ExpiredToken": "renew the credentials: AWS_SESSION_TOKEN and its keys",
     "HTTP status 400": "renew the credentials, which may have expired, or correct AWS_DEFAULT_REGION",
     "HTTP status 301": "correct AWS_DEFAULT_REGION: the bucket is in another",
-    "SLOW_DOWN": "try again later, or with fewer readers and writers at a time: the store throttles",
-    "HTTP status 503": "try again later, or with fewer readers and writers at a time: the store throttles",
-    "INTERNAL_FAILURE": "try again later: the store itself fails",
-    "HTTP status 500": "try again later: the store itself fails",
+    **dict.fromkeys(
+        ("SLOW_DOWN", "SERVICE_UNAVAILABLE", "HTTP status 503"),
+        "try again later, or with fewer readers and writers at a time: the store throttles",
+    ),
+    **dict.fromkeys(("INTERNAL_FAILURE", "HTTP status 500"), "try again later: the store itself fails"),
     "NETWORK_CONNECTION": "check the network, and AWS_ENDPOINT_URL where one is set",
 }
 
@@ -54,7 +56,7 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
         OSError, ArrowException: the URI is of no known kind, or names the home of nobody.
 
     """
-    if _SCHEME.match(uri) is None:
+    if not is_uri(uri):
         try:
             return fs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
         except RuntimeError as error:
@@ -63,6 +65,13 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
     if isinstance(filesystem, fs.S3FileSystem):
         filesystem = _with_few_attempts(filesystem)
     return filesystem, path
+
+
+def check_bucket(filesystem: Any, path: str) -> None:
+    """Raise OSError where the bucket of a path in an object store is missing."""
+    bucket = path.partition("/")[0]
+    if filesystem.get_file_info(bucket).type == fs.FileType.NotFound:
+        raise OSError(f"NO_SUCH_BUCKET: there is no bucket {bucket!r}")
 
 
 def explain(error: BaseException) -> tuple[str, str]:
@@ -74,8 +83,12 @@ def explain(error: BaseException) -> tuple[str, str]:
         return "out of host memory", "free host memory"
     if isinstance(error, OSError) and error.errno in _REMEDIES_BY_CODE:
         return reason, _REMEDIES_BY_CODE[error.errno]
-    by_text = (remedy for mark, remedy in _REMEDIES_BY_TEXT.items() if mark in text)
-    return reason, next(by_text, "correct it, or see that the place works")
+    return reason, store_remedy(text) or "correct it, or see that the place works"
+
+
+def store_remedy(text: str) -> str | None:
+    """What helps against an object store's error, from its text; None where that says nothing of a store."""
+    return next((remedy for mark, remedy in _STORE_REMEDIES.items() if mark in text), None)
 
 
 def _with_few_attempts(filesystem: Any) -> Any:

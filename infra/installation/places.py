@@ -13,12 +13,12 @@ from infra.installation.findings import of_error, ok
 from infra.installation.folders import PROBE, probe_folder
 from infra.installation.wanted import Wanted
 from trainables.data.doctor.finding import Finding
-from trainables.data.index import is_uri
 from trainables.data.shards.format import INDEX, Where
 from trainables.data.shards.target import open_target, place_errors
 from trainables.data.staging.stream import STREAM
 from trainables.errors import DataError
 from trainables.places import FAILURES, explain, open_filesystem
+from trainables.uris import is_uri
 
 EMBEDDED = "digits"
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from infra.tracking import without_password
 from trainables.errors import CheckpointError, TrackingError, complaint
+from trainables.places import store_remedy
+from trainables.uris import is_uri
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection
@@ -85,7 +87,7 @@ def check_artifacts(place: str) -> None:
     """Raise CheckpointError unless the bucket is there and lets us in, or the folder can be written."""
     if place.startswith("s3://"):
         _check_bucket(place)
-    elif "://" in place:
+    elif is_uri(place):
         allowed = "s3://bucket/prefix or a folder"
         raise CheckpointError(complaint(ARTIFACTS, place, allowed, "write it as s3://bucket/mlflow"))
     else:
@@ -112,13 +114,7 @@ def _check_bucket(place: str) -> None:
         client.head_bucket(Bucket=bucket)
     except ClientError as error:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        remedies = {
-            400: "renew the credentials, which may have expired, or correct AWS_DEFAULT_REGION",
-            403: "let these credentials list, read and write there",
-            404: "make it, or correct its name",
-            503: "try again later: the store throttles",
-        }
-        remedy = remedies.get(status, "see that S3 works")
+        remedy = store_remedy(f"HTTP status {status}") or "see that S3 works"
         raise CheckpointError(complaint(ARTIFACTS, place, f"a bucket to use (S3 answers {status})", remedy)) from None
     except ParamValidationError:
         raise CheckpointError(

@@ -12,6 +12,7 @@ from infra.tracking_sweeps import SweptTrial
 from pipelines.report_html.factors import setting
 from pipelines.report_html.trials import diagnoses
 from trainables.errors import Epoch14Error
+from trainables.uris import is_uri
 
 MOST_SHOWN = 48
 MOST_CHARS = 1_500_000
@@ -71,7 +72,7 @@ class _Images:
     """The images of one data set, if they are at hand."""
 
     def __init__(self, path: str) -> None:
-        from trainables.data.index import Listing, is_uri, list_images
+        from trainables.data.index import Listing, list_images
 
         self._listing: Listing | None = None
         self._why_none = "the images lie elsewhere"

@@ -14,6 +14,7 @@ import numpy as np
 from trainables.data.channels import channel_statistics
 from trainables.data.store import FileStore, Store
 from trainables.errors import DataError, complaint
+from trainables.uris import is_uri
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
 """Names of image files end so, in any case."""
@@ -115,11 +116,6 @@ def list_images(path: str, *, cache_dir: Path | None = None) -> Listing:
         train, val = (Split(*_list_files(root, split, classes)) for split in ("train", "val"))
     check_images(path, classes, train.labels, val.labels)
     return Listing(root, classes, train, val)
-
-
-def is_uri(path: str) -> bool:
-    """Whether it names a place of another file system, such as s3://bucket/prefix."""
-    return "://" in path
 
 
 def is_sharded(path: str) -> bool:

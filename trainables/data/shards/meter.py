@@ -57,6 +57,11 @@ class Meter:
             seconds = time.monotonic() - self._started
             self._listener(Progress(self._stage, self._images, self._bytes, self._total, seconds))
 
+    def wait(self, seconds: float) -> None:
+        """Sleep. Raises StoppedError as soon as the work is to end."""
+        if self._stopped.wait(seconds):
+            raise StoppedError
+
     def stop(self) -> None:
         """Let every thread end at its next piece of work."""
         self._stopped.set()

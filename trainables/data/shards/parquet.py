@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from trainables.data.shards.format import Where
 from trainables.data.shards.labels import is_text
 from trainables.data.shards.meter import Meter, run_jobs
 from trainables.data.shards.ranges import Ranges, join
+from trainables.data.shards.remote import PatientFile, Sleep
 from trainables.data.shards.source import SourceData, SourceFile, file_errors, hash_of, where_of
 
 BATCH_ROWS = 64
@@ -62,7 +64,7 @@ def open_parquet(where: Where, files: Mapping[str, Sequence[SourceFile]]) -> Par
     declared = None
     for found in files.values():
         for file in found:
-            with _opened(where, file) as table:
+            with _opened(where, file, time.sleep) as table:
                 schema = table.schema_arrow
             _check_columns(where_of(where, file), schema)
             declared = declared or _class_names(schema)
@@ -70,10 +72,10 @@ def open_parquet(where: Where, files: Mapping[str, Sequence[SourceFile]]) -> Par
 
 
 @contextmanager
-def _opened(where: Where, file: SourceFile) -> Iterator[Any]:
+def _opened(where: Where, file: SourceFile, sleep: Sleep) -> Iterator[Any]:
     with ExitStack() as stack:
         with file_errors(where_of(where, file), "a whole Parquet file"):
-            stream = stack.enter_context(file.filesystem.open_input_file(file.path))
+            stream = stack.enter_context(PatientFile(file.filesystem, file.path, sleep))
             # With `pre_buffer` the whole file comes to memory.
             table = stack.enter_context(pq.ParquetFile(stream, buffer_size=_BUFFER, pre_buffer=False))
         yield table
@@ -120,7 +122,7 @@ def _copy(where: Where, file: SourceFile, copy: Path, meter: Meter) -> Ranges:
     done = copy.with_suffix(".arrow")
     if not done.exists():
         unfinished = copy.with_suffix(".partial")
-        with _opened(where, file) as table, copy.with_suffix(".bin").open("wb") as out:
+        with _opened(where, file, meter.wait) as table, copy.with_suffix(".bin").open("wb") as out:
             batches = list(_copied(where_of(where, file), table, out, file.size, meter))
             os.fsync(out.fileno())
         with unfinished.open("wb") as sink:

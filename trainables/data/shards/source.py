@@ -16,7 +16,7 @@ from pyarrow import fs
 from trainables.data.shards.format import SPLITS, Where
 from trainables.data.shards.meter import Meter
 from trainables.data.store import Store
-from trainables.places import FAILURES, explain
+from trainables.places import FAILURES, explain, store_remedy
 from trainables.retries import OPENING, patient
 
 LAYOUT = (
@@ -88,7 +88,7 @@ def file_errors(where: Where, wanted: str) -> Iterator[None]:
         yield
     except FAILURES as error:
         reason, _ = explain(error)
-        remedy = "make or copy it again, or let this user read it"
+        remedy = store_remedy(str(error)) or "make or copy it again, or let this user read it"
         raise where.error(f"{wanted} that can be read ({reason})", remedy) from None
 
 

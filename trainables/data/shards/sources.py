@@ -10,7 +10,8 @@ from trainables.data.shards.parquet import open_parquet
 from trainables.data.shards.source import LAYOUT, Source, by_split, shallow_files, split_of
 from trainables.data.shards.target import place_errors
 from trainables.data.shards.tars import TarSource
-from trainables.places import open_filesystem
+from trainables.places import check_bucket, open_filesystem
+from trainables.retries import OPENING, patiently
 
 
 def open_source(where: Where) -> Source:
@@ -28,8 +29,11 @@ def open_source(where: Where) -> Source:
     with place_errors(where, writing=False):
         filesystem, path = open_filesystem(where.value)
         root = path.rstrip("/")
-        kind = filesystem.get_file_info(root).type
+        kind = patiently(lambda: filesystem.get_file_info(root).type, final=OPENING)
+        is_local = isinstance(filesystem, fs.LocalFileSystem)
         if kind != fs.FileType.Directory:
+            if not is_local:
+                patiently(lambda: check_bucket(filesystem, root), final=OPENING)
             problem = "it is missing" if kind == fs.FileType.NotFound else "it is no folder"
             raise where.error(f"{LAYOUT} ({problem})", "correct the path")
         files, folders = shallow_files(filesystem, root)
@@ -42,7 +46,6 @@ def open_source(where: Where) -> Source:
             return open_parquet(where, by_split(tables, where))
         if tars:
             return TarSource(where, by_split(tars, where))
-        is_local = isinstance(filesystem, fs.LocalFileSystem)
         if is_local and any(file.name == INDEX for file in files) and "train" not in folders:
             return open_folder(where)
         missing = [split for split in SPLITS if split not in folders]

@@ -17,7 +17,7 @@ from pyarrow import fs
 from trainables.data.index import default_cache_dir
 from trainables.data.shards.format import WORK, Where
 from trainables.errors import DataError
-from trainables.places import FAILURES, explain, open_filesystem
+from trainables.places import FAILURES, check_bucket, explain, open_filesystem
 from trainables.retries import OPENING, patient
 
 _CHUNK = 1 << 23
@@ -162,9 +162,7 @@ class ObjectTarget:
         selector = fs.FileSelector(f"{self.root}/{folder}".rstrip("/"), allow_not_found=True)
         found = self.filesystem.get_file_info(selector)
         if not found:
-            bucket = self.root.partition("/")[0]
-            if self.filesystem.get_file_info(bucket).type == fs.FileType.NotFound:
-                raise OSError(f"NO_SUCH_BUCKET: there is no bucket {bucket!r}")
+            check_bucket(self.filesystem, self.root)
         return sorted(info.base_name for info in found)
 
     @patient(OPENING)

@@ -20,6 +20,7 @@ from trainables.data.shards.format import Where
 from trainables.data.shards.labels import is_text
 from trainables.data.shards.meter import Meter, run_jobs
 from trainables.data.shards.ranges import Ranges, join
+from trainables.data.shards.remote import PatientFile
 from trainables.data.shards.source import SourceData, SourceFile, file_errors, hash_of, where_of
 from trainables.errors import DataError
 
@@ -64,16 +65,16 @@ class TarSource:
         if not copy.exists():
             unfinished = copy.with_suffix(".partial")
             with unfinished.open("wb") as out:
-                for chunk in self._chunks(file):
+                for chunk in self._chunks(file, meter):
                     out.write(chunk)
                     meter.add(0, len(chunk))
                 os.fsync(out.fileno())
             unfinished.rename(copy)
         return str(copy)
 
-    def _chunks(self, file: SourceFile) -> Iterator[bytes]:
+    def _chunks(self, file: SourceFile, meter: Meter) -> Iterator[bytes]:
         where = where_of(self.where, file)
-        with file_errors(where, "a tar file"), file.filesystem.open_input_file(file.path) as stream:
+        with file_errors(where, "a tar file"), PatientFile(file.filesystem, file.path, meter.wait) as stream:
             while chunk := stream.read(_CHUNK):
                 yield chunk
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,10 +12,10 @@ from typing import Any
 
 from trainables.data.shards.format import ShardFile, Where, checksum_of
 from trainables.data.shards.meter import Meter, run_jobs
+from trainables.data.shards.remote import read_range
 from trainables.data.shards.target import FolderTarget, Target
 from trainables.errors import DataError
 from trainables.places import FAILURES, explain
-from trainables.retries import patiently
 
 PART_BYTES = 8 << 20
 """Of one request: so many that its latency doesn't count, so few that all of them fit the memory."""
@@ -73,7 +72,7 @@ class Copy:
 
     def _fetch_part(self, file: ShardFile, source: Any, start: int, path: Path, meter: Meter) -> None:
         with self.object_errors(file.name):
-            data = read_range(source, start, min(PART_BYTES, file.bytes - start), meter)
+            data = read_range(source, start, min(PART_BYTES, file.bytes - start), meter.wait)
         with path.open("r+b") as out:
             out.seek(start)
             out.write(data)
@@ -107,23 +106,3 @@ def cache_errors(folder: Path) -> Iterator[None]:
         reason, remedy = explain(error)
         allowed = f"a folder on a local disk that can be written ({reason})"
         raise Where("EPOCH14_CACHE", str(folder)).error(allowed, f"{remedy}, or set EPOCH14_CACHE to another") from None
-
-
-def read_range(source: Any, start: int, length: int, meter: Meter) -> bytes:
-    """A range of an object, asked for patiently. Raises one of FAILURES."""
-    return patiently(lambda: _read_once(source, start, length), sleep=lambda seconds: _wait(seconds, meter))
-
-
-def _read_once(source: Any, start: int, length: int) -> bytes:
-    data = bytes(source.read_at(length, start))
-    if len(data) != length:
-        raise OSError(f"only {len(data)} of {length} bytes came")
-    return data
-
-
-def _wait(seconds: float, meter: Meter) -> None:
-    """Sleep; raises StoppedError as soon as the work is to end."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        meter.add(0, 0)
-        time.sleep(0.1)

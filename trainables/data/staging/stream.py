@@ -10,9 +10,9 @@ import numpy as np
 
 from trainables.data.index import ImageIndex, Split
 from trainables.data.shards.format import ShardIndex, SplitFiles
-from trainables.data.shards.meter import Meter
+from trainables.data.shards.remote import read_range
 from trainables.data.shards.store import ShardStore, open_rows
-from trainables.data.staging.fetch import Copy, read_range
+from trainables.data.staging.fetch import Copy
 from trainables.data.store import Encoded
 
 STREAM = "stream+"
@@ -50,7 +50,7 @@ class StreamStore:
             if source is None:
                 source = self._open.setdefault(name, self.copy.remote.open_input(name))
             start, length = int(self.rows.offset[place]), int(self.rows.length[place])
-            data = read_range(source, start, length, Meter(lambda _: None))
+            data = read_range(source, start, length)
         return np.frombuffer(bytearray(data), dtype=np.uint8)
 
     def _shard(self, place: int) -> str:
