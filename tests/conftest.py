@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from trainables import places, retries
 from trainables.data.index import ImageIndex, open_index
 from trainables.rng import generator
 
@@ -21,23 +22,25 @@ RAY = re.compile(r"\b(?:ray|Ray|Tune)(?:_\w+)?\b")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 GROUPS = {
     "ray": [
-        f"test_{name}.py"
-        for name in (
-            "ray_trial",
-            "bundle",
-            "cli",
-            "first_look",
-            "kubeflow_steps",
-            "malformed",
-            "staged",
-            "submit",
-            "sweep",
-            "train",
-        )
+        "infra/test_ray_trial.py",
+        *(
+            f"pipelines/test_{name}.py"
+            for name in (
+                "bundle",
+                "cli",
+                "first_look",
+                "kubeflow_steps",
+                "malformed",
+                "staged",
+                "submit",
+                "sweep",
+                "train",
+            )
+        ),
     ],
     "servers": [
-        *(f"test_tracking{part}.py" for part in ("", "_callback", "_metrics", "_sweeps", "_views", "_writer")),
-        *("test_clicks.py", "test_queries.py"),
+        *(f"infra/test_tracking{part}.py" for part in ("", "_callback", "_metrics", "_sweeps", "_views", "_writer")),
+        *("infra/mlflow_ui/test_clicks.py", "infra/mlflow_ui/test_queries.py"),
     ],
 }
 """Files whose tests share a process, and with it a Ray or a server; each other file is a group of its own."""
@@ -55,7 +58,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path in on_ray:
             item.add_marker("ray")
         file = str(item.path.relative_to(Path(__file__).parent))
-        item.add_marker(pytest.mark.xdist_group(group_of.get(item.path.name, file)))
+        item.add_marker(pytest.mark.xdist_group(group_of.get(file, file)))
 
 
 class RayHere:
@@ -222,6 +225,13 @@ def use_endpoint(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
             monkeypatch.setenv(key, value)
 
     return use
+
+
+@pytest.fixture
+def quick_s3(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what is tried again be tried three times and soon: in each, pyarrow's own pauses would take seconds."""
+    monkeypatch.setattr(places, "S3_ATTEMPTS", 1)
+    monkeypatch.setattr(retries, "PAUSES_S", (0.1, 0.2))
 
 
 @pytest.fixture

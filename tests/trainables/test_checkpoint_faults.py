@@ -11,10 +11,9 @@ import pytest
 import torch
 
 from tests.s3_proxy import Proxy, proxy_before
-from trainables import retries
+from trainables import places, retries
 from trainables.checkpoint import CheckpointStore
 from trainables.errors import CheckpointError
-from trainables.places import S3_ATTEMPTS
 from trainables.trial import run_trial
 
 if TYPE_CHECKING:
@@ -25,9 +24,9 @@ NEVER_S = 3600.0
 
 
 @pytest.fixture
-def proxy(s3_server: str, use_endpoint: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+def proxy(s3_server: str, use_endpoint: Callable[[str], None], quick_s3: None) -> Iterator[Proxy]:
     """A way to the bucket `data` on which things go wrong; pauses are short."""
-    monkeypatch.setattr(retries, "PAUSES_S", (0.1,))
+    del quick_s3
     with proxy_before(s3_server) as found:
         use_endpoint(found.url)
         boto3.client("s3").create_bucket(Bucket="data")
@@ -56,13 +55,13 @@ def latest(store: CheckpointStore) -> tuple[int, list[float]] | None:
 def test_what_passes_is_waited_out(proxy: Proxy, uri: str, kind: str) -> None:
     """Opening under throttling, then saving and reading through more failures than the file system bears by itself."""
     if kind != "drop":
-        proxy.fail(kind, S3_ATTEMPTS + 1)
+        proxy.fail(kind, places.S3_ATTEMPTS + 1)
     with CheckpointStore(uri, keep=2) as store:
         for methods in (("PUT", "POST"), ("DELETE", "GET", "HEAD")):
-            trouble = proxy.fail(kind, S3_ATTEMPTS + 1, methods=methods)
+            trouble = proxy.fail(kind, places.S3_ATTEMPTS + 1, methods=methods)
             saved(store, 1)
             assert latest(store) == (1, [1.0])
-            assert trouble.seen == S3_ATTEMPTS + 1
+            assert trouble.seen == places.S3_ATTEMPTS + 1
         assert store.failures == []
 
 
@@ -85,7 +84,7 @@ def test_throttling_without_end_is_one_line_and_the_next_save_works(proxy: Proxy
         assert failure.startswith(f"the checkpoint of step 2 was not written to {uri}: ")
         assert failure.endswith("or with fewer readers and writers at a time: the store throttles")
         assert "\n" not in failure
-        assert trouble.seen <= S3_ATTEMPTS * (len(retries.PAUSES_S) + 1) + 3 * S3_ATTEMPTS
+        assert trouble.seen <= places.S3_ATTEMPTS * (len(retries.PAUSES_S) + 1) + 3 * places.S3_ATTEMPTS
         with pytest.raises(CheckpointError, match=r"a place that can be read .* the store throttles"):
             store.latest()
         proxy.fault = None
@@ -122,7 +121,7 @@ def test_a_run_through_throttling_has_the_bits_of_a_quiet_one(
         rows: list[dict[str, Any]] = []
         for stop in stops:
             if len(stops) > 1:
-                proxy.fail("SlowDown", S3_ATTEMPTS + 1)
+                proxy.fail("SlowDown", places.S3_ATTEMPTS + 1)
             run_trial(config, rows.append, checkpoints=place, stop_after=stop)
         return [(step["step"], step["loss"]) for row in rows for step in row["history"]]
 

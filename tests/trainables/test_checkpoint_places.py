@@ -19,7 +19,6 @@ import pytest
 import torch
 from moto.server import ThreadedMotoServer
 
-from trainables import retries
 from trainables.checkpoint import CheckpointStore
 from trainables.errors import CheckpointError
 from trainables.places import S3_ATTEMPTS
@@ -289,9 +288,9 @@ def test_a_missing_bucket_is_one_line(s3_server: str, use_endpoint: UseEndpoint)
     assert message.endswith("remedy: make the bucket, or correct its name")
 
 
-def test_a_server_that_goes_away_ends_no_run(use_endpoint: UseEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("quick_s3")
+def test_a_server_that_goes_away_ends_no_run(use_endpoint: UseEndpoint) -> None:
     """A save fails with a line; reading raises, as a run must not start anew."""
-    monkeypatch.setattr(retries, "PAUSES_S", (0.1,))
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

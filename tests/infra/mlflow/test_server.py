@@ -258,7 +258,7 @@ def test_a_bucket_that_will_not_do(complain: Complain, s3_server: str) -> None:
     keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
     line = complain("--artifacts", "s3://no-such-bucket/models", AWS_ENDPOINT_URL=s3_server, **keys)
     assert "--artifacts: 's3://no-such-bucket/models' is not allowed; allowed: a bucket to use (S3 answers 404)" in line
-    assert "remedy: make it, or correct its name" in line
+    assert "remedy: make the bucket, or correct its name" in line
     with proxy_before(s3_server) as proxy:
         proxy.fail("ExpiredToken")
         line = complain("--artifacts", "s3://models/m", AWS_ENDPOINT_URL=proxy.url, **keys)

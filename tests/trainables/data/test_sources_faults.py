@@ -10,10 +10,9 @@ import pytest
 
 from tests.s3_proxy import Proxy, proxy_before
 from tests.trainables.data.test_shards_sources import upload
-from trainables import retries
+from trainables import places, retries
 from trainables.data.shards.store import read_index
 from trainables.errors import DataError
-from trainables.places import S3_ATTEMPTS
 
 if TYPE_CHECKING:
     from tests.trainables.data.conftest import MakeShards, Rewrite
@@ -43,10 +42,9 @@ def source(
 
 
 @pytest.fixture
-def proxy(s3_server: str, source: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+def proxy(s3_server: str, source: Path, quick_s3: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     """The server that pyarrow finds instead of the bucket's own."""
-    del source
-    monkeypatch.setattr(retries, "PAUSES_S", (0.1, 0.2))
+    del source, quick_s3
     with proxy_before(s3_server) as found:
         monkeypatch.setenv("AWS_ENDPOINT_URL", found.url)
         yield found
@@ -73,10 +71,10 @@ def test_throttling_is_waited_out(
     after: int, source: Path, proxy: Proxy, make_shards: MakeShards, tmp_path: Path
 ) -> None:
     """Where a file is opened, and in its middle, under more failures than the file system bears by itself."""
-    fail_later(proxy, LAYOUTS[source.name], "SlowDown", S3_ATTEMPTS + 1, after=after)
+    fail_later(proxy, LAYOUTS[source.name], "SlowDown", places.S3_ATTEMPTS + 1, after=after)
     outcome = make_shards(f"s3://data/{tmp_path.name}", tmp_path / "shards")
     assert proxy.fault is not None
-    assert proxy.fault.seen == S3_ATTEMPTS + 1
+    assert proxy.fault.seen == places.S3_ATTEMPTS + 1
     make_shards(source, tmp_path / "expected")
     assert outcome.index == read_index(tmp_path / "expected")
 
@@ -84,9 +82,9 @@ def test_throttling_is_waited_out(
 @pytest.mark.parametrize("source", ["tars"], indirect=True)
 def test_a_source_is_found_under_throttling(proxy: Proxy, make_shards: MakeShards, tmp_path: Path) -> None:
     """The first question, whether it is there, waits too."""
-    throttled = proxy.fail("SlowDown", S3_ATTEMPTS + 1)
+    throttled = proxy.fail("SlowDown", places.S3_ATTEMPTS + 1)
     make_shards(f"s3://data/{tmp_path.name}", tmp_path / "shards")
-    assert throttled.seen == S3_ATTEMPTS + 1
+    assert throttled.seen == places.S3_ATTEMPTS + 1
 
 
 def test_throttling_without_end_is_one_line(
@@ -101,7 +99,7 @@ def test_throttling_without_end_is_one_line(
     assert f"/{LAYOUTS[source.name]}' is not allowed" in line
     assert line.endswith("with fewer readers and writers at a time: the store throttles")
     assert proxy.fault is not None
-    assert proxy.fault.seen == S3_ATTEMPTS * (len(retries.PAUSES_S) + 1)
+    assert proxy.fault.seen == places.S3_ATTEMPTS * (len(retries.PAUSES_S) + 1)
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from tests.s3_proxy import Proxy
-from trainables import retries
+from trainables import places, retries
 from trainables.data.index import open_index
 from trainables.data.staging.stage import FILES_AT_ONCE
 from trainables.data.staging.stream import STREAM
 from trainables.errors import DataError
-from trainables.places import S3_ATTEMPTS
 
 if TYPE_CHECKING:
     from tests.trainables.data.conftest import MakeShards
@@ -21,11 +20,6 @@ if TYPE_CHECKING:
 
 NEVER_S = 3600.0
 """A pause that no test would outlive."""
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retries, "PAUSES_S", (0.1, 0.2))
 
 
 def assert_whole(bucket: Bucket, uri: str) -> None:
@@ -36,25 +30,30 @@ def assert_whole(bucket: Bucket, uri: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "times"), [("SlowDown", 5), ("drop", 5), ("hang", 1)])
-def test_what_passes_is_waited_out(bucket: Bucket, proxy: Proxy, kind: str, times: int) -> None:
-    """A copy under failures of a shard, more than the file system bears by itself, has every byte."""
+def test_what_passes_is_waited_out(
+    bucket: Bucket, proxy: Proxy, kind: str, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy under failures of a shard, more than the file system bears by its three attempts, has every byte."""
+    monkeypatch.setattr(retries, "PAUSES_S", (0.1, 0.2))
     trouble = proxy.fail(kind, times, name="train-00003.arrow")
     assert_whole(bucket, bucket.uri)
     assert trouble.seen == times
 
 
+@pytest.mark.usefixtures("quick_s3")
 def test_an_index_and_a_stream_under_throttling(bucket: Bucket, proxy: Proxy) -> None:
     """Opening waits too, and so does each image that is read when it is needed."""
-    throttled = proxy.fail("SlowDown", S3_ATTEMPTS + 1, name="index.json")
+    throttled = proxy.fail("SlowDown", places.S3_ATTEMPTS + 1, name="index.json")
     index = open_index(STREAM + bucket.uri)
-    assert throttled.seen == S3_ATTEMPTS + 1
+    assert throttled.seen == places.S3_ATTEMPTS + 1
     expected = open_index(str(bucket.images)).train.store
     for place in (0, 7):
-        throttled = proxy.fail("SlowDown", S3_ATTEMPTS + 1)
+        throttled = proxy.fail("SlowDown", places.S3_ATTEMPTS + 1)
         assert np.array_equal(index.train.store.read(place), expected.read(place))
-        assert throttled.seen == S3_ATTEMPTS + 1
+        assert throttled.seen == places.S3_ATTEMPTS + 1
 
 
+@pytest.mark.usefixtures("quick_s3")
 def test_throttling_without_end_is_one_line(bucket: Bucket, proxy: Proxy) -> None:
     """It names the object, and the number of requests is bounded."""
     throttled = proxy.fail("SlowDown", name="train-00003.arrow")
@@ -63,7 +62,7 @@ def test_throttling_without_end_is_one_line(bucket: Bucket, proxy: Proxy) -> Non
     (line,) = str(caught.value).splitlines()
     assert line.startswith(f"data.path: '{bucket.uri}/train-00003.arrow' is not allowed; allowed: objects that can be")
     assert line.endswith("with fewer readers and writers at a time: the store throttles")
-    assert throttled.seen == S3_ATTEMPTS * 3
+    assert throttled.seen == places.S3_ATTEMPTS * 3
 
 
 @pytest.mark.parametrize("name", ["index.json", ".arrow"])
@@ -88,9 +87,10 @@ def test_a_missing_bucket_is_told_at_once(bucket: Bucket, monkeypatch: pytest.Mo
             open_index(f"{scheme}s3://no-such-bucket/shards")
 
 
+@pytest.mark.usefixtures("quick_s3")
 def test_shards_are_written_under_throttling(bucket: Bucket, proxy: Proxy, make_shards: MakeShards) -> None:
     """What `epoch14 shard` puts into a bucket that throttles is what it puts into a quiet one."""
-    throttled = proxy.fail("SlowDown", 2 * S3_ATTEMPTS, methods=("PUT", "POST"))
+    throttled = proxy.fail("SlowDown", 2 * places.S3_ATTEMPTS, methods=("PUT", "POST"))
     make_shards(bucket.images, f"{bucket.uri}-written")
-    assert throttled.seen == 2 * S3_ATTEMPTS
+    assert throttled.seen == 2 * places.S3_ATTEMPTS
     assert_whole(bucket, f"{bucket.uri}-written")

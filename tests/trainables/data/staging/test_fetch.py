@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from trainables import retries
+from trainables import places
 from trainables.data.index import default_cache_dir, open_index
 from trainables.data.staging import fetch
 from trainables.errors import DataError
@@ -23,9 +23,7 @@ SHARD = "train-00002.arrow"
 OFTEN = 100
 
 
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retries, "PAUSES_S", (0.1, 0.2))
+pytestmark = pytest.mark.usefixtures("quick_s3")
 
 
 def assert_whole(bucket: Bucket) -> None:
@@ -106,7 +104,7 @@ def test_a_missing_or_short_object_is_one_line(bucket: Bucket) -> None:
 
 def test_a_cut_connection_is_tried_again(bucket: Bucket, proxy: Proxy) -> None:
     """More often than the file system tries by itself; then the bytes are right, and counted once."""
-    proxy.cuts = Counter({SHARD: 5, "train-00004.arrow": 1})
+    proxy.cuts = Counter({SHARD: places.S3_ATTEMPTS + 1, "train-00004.arrow": 1})
     assert_whole(bucket)
     assert (proxy.gets[SHARD], proxy.gets["train-00004.arrow"]) == (1, 1)
 
@@ -116,7 +114,7 @@ def test_a_connection_that_is_always_cut_is_one_line(bucket: Bucket, proxy: Prox
     proxy.cuts = Counter({SHARD: OFTEN})
     line = refusal(bucket.uri)
     assert line.startswith(f"data.path: '{bucket.uri}/{SHARD}' is not allowed; allowed: objects that can be read (")
-    assert OFTEN - proxy.cuts[SHARD] == 9
+    assert OFTEN - proxy.cuts[SHARD] == places.S3_ATTEMPTS * 3
 
 
 def test_a_server_that_dies_is_one_line_and_the_next_goes_on(bucket: Bucket, proxy: Proxy) -> None:

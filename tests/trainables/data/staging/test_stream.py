@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from trainables import retries
 from trainables.data.images import ImageSource
 from trainables.data.index import default_cache_dir, open_index
 from trainables.data.staging.stream import STREAM
@@ -62,11 +61,9 @@ def test_a_disk_without_room_is_no_obstacle(bucket: Bucket, small_disk: Path) ->
     assert len(index.train.store.read(7)) > 0
 
 
-def test_a_lost_connection_is_tried_again_then_one_line(
-    bucket: Bucket, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("quick_s3")
+def test_a_lost_connection_is_tried_again_then_one_line(bucket: Bucket, proxy: Proxy) -> None:
     """An answer cut short is asked for again; a dead server is no image that doesn't decode."""
-    monkeypatch.setattr(retries, "PAUSES_S", (0.1, 0.1))
     index = open_index(STREAM + bucket.uri)
     expected = open_index(str(bucket.images)).train.store
     name = index.train.store.locate(3).removeprefix(f"{bucket.uri}/").partition(":")[0]
