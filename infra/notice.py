@@ -20,6 +20,11 @@ def told_to_stop() -> bool:
     return _told.is_set()
 
 
+def tell() -> None:
+    """Tell this process to stop, as a SIGTERM does."""
+    _told.set()
+
+
 def listen() -> None:
     """Take SIGTERM as a notice from now on; a process of Ray's, whose own handler would end it at once, calls this."""
     if threading.current_thread() is threading.main_thread():
@@ -47,4 +52,4 @@ def listening() -> Iterator[None]:
 
 
 def _hear(_number: int, _frame: FrameType | None) -> None:
-    _told.set()
+    tell()

@@ -146,14 +146,20 @@ def is_interrupted(trial: Any) -> bool:
 
 def error_line(trial: Any) -> str:
     """Type and first line of what a Tune trial raised."""
+    error = raised_by(trial)
+    return describe_error(error) if error is not None else "the trial's process ended without a word"
+
+
+def raised_by(trial: Any) -> BaseException | None:
+    """What a Tune trial raised, as Ray passed it on; None: nothing is known."""
     from ray import cloudpickle
 
     # A trial that failed before it got its folder left nothing to read.
     path = trial.pickled_error_file if trial.storage is not None else None
     if not path or not Path(path).is_file():
-        return "the trial's process ended without a word"
-    error = cloudpickle.loads(Path(path).read_bytes())
-    return describe_error(error)
+        return None
+    error: BaseException = cloudpickle.loads(Path(path).read_bytes())
+    return error
 
 
 def describe_error(error: BaseException) -> str:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from infra.notice import InterruptedTrialError, listen, told_to_stop
+from infra.notice import InterruptedTrialError, listen
 from infra.ray_capacity import Need
+from infra.ray_notice import Notice, StopWord
 from infra.ray_runtime import Cluster, disarm_arrow_types, prepare_environment, tell_address_to_train
 from infra.space import merge_point
 from infra.system_metrics import with_system_metrics
@@ -38,6 +39,8 @@ class TrialJob:
     """Where its checkpoints lie."""
     system_every_s: float | None = None
     """Seconds between two samples of the machine; None: none."""
+    word: StopWord = field(default_factory=StopWord)
+    """By which its sweep tells it to end."""
 
 
 def trial_function(
@@ -46,17 +49,20 @@ def trial_function(
     storage: str,
     checkpoints: Callable[[str], str],
     system_every_s: float | None = None,
+    word: StopWord | None = None,
 ) -> TuneFunction:
     """A Tune function trainable that runs the trial `base` at the point that it gets as its config.
 
     `storage`: folder for what Ray Train keeps of its worker groups; `checkpoints`: trial id -> folder or URI;
-    `system_every_s`: seconds between two samples of the machine, None: none.
+    `system_every_s`: seconds between two samples of the machine, None: none; `word`: tells the trials to end.
     """
+    heeded = word or StopWord()
 
     def trial(point: dict[str, Any]) -> None:
         from ray import tune
 
-        job = TrialJob(merge_point(base, point), checkpoints(tune.get_context().get_trial_id()), system_every_s)
+        place = checkpoints(tune.get_context().get_trial_id())
+        job = TrialJob(merge_point(base, point), place, system_every_s, heeded)
         if need.workers == 1:
             _run_here(job)
         else:
@@ -108,7 +114,8 @@ def _run_here(job: TrialJob) -> None:
     from trainables.trial import run_trial
 
     report = with_system_metrics(tune.report, job.system_every_s)
-    result = run_trial(TrialConfig.parse(job.values), report, checkpoints=job.checkpoints, notice=told_to_stop)
+    config, notice = TrialConfig.parse(job.values), Notice(job.word)
+    result = run_trial(config, report, checkpoints=job.checkpoints, notice=notice)
     _raise_if_interrupted(result)
 
 
@@ -125,6 +132,8 @@ def _run_worker_group(job: TrialJob, need: Need, storage: str) -> None:
         try:
             _worker_group(job, need, storage).fit()
         except WorkerGroupError as error:
+            if job.word.is_said():
+                raise
             lost = lost_nodes(error.worker_failures.values(), before)
             if not lost:
                 raise
@@ -142,7 +151,7 @@ def _worker_group(job: TrialJob, need: Need, storage: str) -> TorchTrainer:
     on_gpus = need.gpus_per_worker and job.values.get("device") != "cpu"
     return TorchTrainer(
         _run_worker,
-        train_loop_config={**dataclasses.asdict(job), "values": dict(job.values)},
+        train_loop_config={"job": dataclasses.replace(job, values=dict(job.values))},
         # Metrics are summed on the host, gradients on the GPUs.
         torch_config=_listening_torch_config("cpu:gloo,cuda:nccl" if on_gpus else "gloo"),
         scaling_config=train.ScalingConfig(
@@ -178,7 +187,7 @@ def _listening_torch_config(backend: str) -> TorchConfig:
     return Listening(backend=backend)
 
 
-def _run_worker(job: dict[str, Any]) -> None:
+def _run_worker(loop_config: dict[str, TrialJob]) -> None:
     """One rank. Every rank reports, for Ray Train waits for all; rank 0's rows are the ones that count."""
     disarm_arrow_types()
     from ray import train
@@ -186,10 +195,11 @@ def _run_worker(job: dict[str, Any]) -> None:
     from trainables.config import TrialConfig
     from trainables.trial import run_trial
 
-    config = TrialConfig.parse(job["values"])
+    job = loop_config["job"]
+    config = TrialConfig.parse(job.values)
     _choose_device(config.device)
-    report = with_system_metrics(train.report, job["system_every_s"])
-    result = run_trial(config, report, checkpoints=job["checkpoints"], notice=told_to_stop)
+    report = with_system_metrics(train.report, job.system_every_s)
+    result = run_trial(config, report, checkpoints=job.checkpoints, notice=Notice(job.word))
     _raise_if_interrupted(result)
 
 

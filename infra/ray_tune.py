@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from infra.ray_events import describe_error
 from infra.ray_local import in_local_mode, quiet_tune, tune_without_actors
+from infra.ray_recovery import Recovery, taking_up
 from infra.ray_schedulers import KeptFirst
 from infra.ray_search import OPTUNA_CHOICES
 from infra.ray_state import mend_state
@@ -42,7 +43,9 @@ def fit(job: TuneJob, *, resume: bool) -> None:
     """Run the trials; what they did reaches the callbacks. Raises SweepError if the search itself fails."""
     function = job.function if in_local_mode() else listening_trainable(job.function)
     trainable = tune.with_resources(function, job.resources)
-    with quiet_tune(), tune_without_actors(), warnings.catch_warnings():
+    recovery = Recovery()
+    job = replace(job, callbacks=[*job.callbacks, recovery])
+    with quiet_tune(), tune_without_actors(), taking_up(recovery.goes_on), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=OPTUNA_CHOICES)
         tuner = _restored(job, trainable) if resume else _fresh(job, trainable)
         try:

@@ -86,7 +86,7 @@ def logs(
 
 @job_app.command()
 def stop(job: JobId, *, address: Address) -> None:
-    """Stop a job; a sweep can go on later, each trial from its last checkpoint (checkpoint.every)."""
+    """Stop a job; each trial of a sweep writes a checkpoint at its next step, from which it can go on later."""
     from infra.jobs import open_job
     from pipelines.job import ending
     from pipelines.submit import told_by

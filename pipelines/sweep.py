@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from infra.ray_capacity import Need
     from infra.ray_events import Outcomes, TrialOutcome
     from infra.ray_interrupt import FirstInterrupt
+    from infra.ray_notice import StopWord
     from infra.ray_runtime import Cluster
     from infra.ray_tune import TuneJob
     from infra.tracking_callback import TrialTracker
@@ -157,6 +158,7 @@ def _fit(
 ) -> SweepResult:
     from infra.ray_events import Outcomes
     from infra.ray_interrupt import interrupts
+    from infra.ray_notice import StopWord
     from infra.ray_tune import fit
     from infra.tracking_search import run_place
     from pipelines.report_html.build import attach
@@ -179,9 +181,9 @@ def _fit(
                 display.leave()
                 abandon(folder)
 
-        outcomes = Outcomes(display)
-        with interrupts(display.stopping, quit_at_once) as interrupt:
-            fit(_job(plan, cluster, [tracker, outcomes, interrupt]), resume=plan.resume)
+        outcomes, word = Outcomes(display), StopWord()
+        with interrupts(display.stopping, quit_at_once, word.say) as interrupt:
+            fit(_job(plan, cluster, [tracker, outcomes, interrupt], word), resume=plan.resume)
             siblings = _siblings(config, list(outcomes.trials.values()))
             rows = [_row(config, outcome, siblings.get(outcome.trial_id, "")) for outcome in outcomes.trials.values()]
             for trial_id, text in siblings.items():
@@ -227,7 +229,9 @@ def _state(config: SweepConfig) -> SweepState:
     )
 
 
-def _job(plan: _Plan, cluster: Cluster, callbacks: Sequence[TrialTracker | Outcomes | FirstInterrupt]) -> TuneJob:
+def _job(
+    plan: _Plan, cluster: Cluster, callbacks: Sequence[TrialTracker | Outcomes | FirstInterrupt], word: StopWord
+) -> TuneJob:
     from infra.ray_search import asha, param_space, searcher
     from infra.ray_trial import trial_function, trial_resources
     from infra.ray_tune import TuneJob
@@ -240,7 +244,7 @@ def _job(plan: _Plan, cluster: Cluster, callbacks: Sequence[TrialTracker | Outco
     places, system_every_s = str(plan.folder / "train"), config.tracking.system_metrics_every_s
     halving = asha(search.asha.grace_steps, search.asha.reduction_factor, max_steps, timeout_s) if search.asha else None
     return TuneJob(
-        function=trial_function(config.trial, need, places, plan.checkpoints, system_every_s),
+        function=trial_function(config.trial, need, places, plan.checkpoints, system_every_s, word),
         resources=trial_resources(need, cluster),
         param_space=param_space(config.axes, search.kind),
         num_samples=search.num_trials or 1,

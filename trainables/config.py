@@ -190,7 +190,7 @@ class CheckpointConfig(Section):
     """States on disk that an interrupted run goes on from."""
 
     every: Step = 500
-    """Steps between checkpoints; 0: none. A run of fewer steps keeps none, unless it is told to stop (SIGTERM)."""
+    """Steps between checkpoints; 0: none. A run of fewer steps keeps none, unless it is told to stop."""
     keep: Annotated[int, Field(ge=2)] = 2
     """Latest checkpoints kept; of those that were evaluated at their step, the one with the best val_top1 is kept
     besides."""

@@ -191,6 +191,8 @@ def test_ctrl_c_on_a_terminal(
         assert any("did not come to an end" in line for line in shown) == (times == 1)
         command = shlex.split(last.partition("go on with: ")[2])
         assert command[-2] == "--resume"
+    # No step of a trial that was given the time to end is lost, though checkpoint.every is far off.
+    assert list(tiny.parent.rglob("checkpoints/step-*/manifest.json"))
     hold.unlink()
     ray_here.with_actors()
     assert main(command[1:]) == 0

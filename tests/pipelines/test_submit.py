@@ -191,7 +191,7 @@ def wait_for_step(submitter: subprocess.Popen[str], least: int) -> str:
 
 
 def test_a_sweep_is_stopped(cluster: RunningCluster, sweep_file: str) -> None:
-    """`job stop` ends a running sweep in order; it and `submit` tell the command that goes on."""
+    """`job stop` ends a running sweep in order, with a checkpoint; it and `submit` tell the command that goes on."""
     at = ("--address", cluster.address)
     with cluster.start_epoch14("submit", sweep_file, *at, *LONG, "--set", "storage=stopped") as submitter:
         assert submitter.stdout is not None
@@ -203,6 +203,7 @@ def test_a_sweep_is_stopped(cluster: RunningCluster, sweep_file: str) -> None:
     [folder] = set(RESULTS.findall(log))
     home = cluster.environment["HOME"]
     assert folder.startswith(f"{home}/epoch14/stopped/submitted-")
+    assert list(Path(folder).glob("train/*/checkpoints/step-*/manifest.json"))
     assert f"results: {folder}\n" in status
     assert "job: running: " in status
     assert f"MLflow: sqlite:///{home}/epoch14/stopped/mlflow.db" in status
