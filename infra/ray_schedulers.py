@@ -7,7 +7,7 @@ from typing import Any
 
 from ray.tune.schedulers import TrialScheduler
 
-from infra.ray_state import keep_state
+from infra.ray_state import keep_state, put_away
 from infra.stopper import DiagnosisWatch
 
 
@@ -75,21 +75,26 @@ class DiagnosisAware(Around):
 
 
 class KeptFirst(Around):
-    """Has Tune write its state whenever there is a new trial, before one may start, and keeps a copy of it.
+    """Has Tune write its state whenever there is a new trial, before one may start, or one is over, and keeps a copy.
 
     A sweep that is killed would else forget the trials of the last seconds, and a searcher that gives out random ids,
-    such as Optuna's, would run them again as others.
+    such as Optuna's, would run them again as others. `place`: folder or URI for one more copy; None: none.
     """
 
-    def __init__(self, inner: TrialScheduler) -> None:
+    def __init__(self, inner: TrialScheduler, place: str | None = None) -> None:
         super().__init__(inner)
-        self._kept = 0
+        self._place = place
+        self._kept = (0, 0)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         """What `inner` chooses, from trials that are on disk."""
-        known = len(tune_controller.get_trials())
-        if known > self._kept:
+        trials = tune_controller.get_trials()
+        known = (len(trials), sum(trial.is_finished() for trial in trials))
+        if known != self._kept:
             tune_controller.checkpoint(force=True, wait=True)
-            keep_state(Path(tune_controller.experiment_path))
+            folder = Path(tune_controller.experiment_path)
+            keep_state(folder)
+            if self._place is not None:
+                put_away(folder, self._place)
             self._kept = known
         return super().choose_trial_to_run(tune_controller)

@@ -17,7 +17,7 @@ from infra.ray_local import in_local_mode, quiet_tune, tune_without_actors
 from infra.ray_recovery import Recovery, taking_up
 from infra.ray_schedulers import KeptFirst
 from infra.ray_search import OPTUNA_CHOICES
-from infra.ray_state import mend_state
+from infra.ray_state import keep_state, mend_state, put_away
 from infra.ray_trial import TuneFunction, listening_trainable
 from trainables.errors import SweepError
 
@@ -37,6 +37,8 @@ class TuneJob:
     """One process runs one trial after another, which saves the imports of torch; only for one-worker trials."""
     folder: Path
     callbacks: Sequence[Callback]
+    copy: str | None = None
+    """Folder or URI for a copy of Tune's state that outlives this machine; None: there is none."""
 
 
 def fit(job: TuneJob, *, resume: bool) -> None:
@@ -52,6 +54,9 @@ def fit(job: TuneJob, *, resume: bool) -> None:
             tuner.fit()
         except Exception as error:
             raise SweepError(f"the search failed: {describe_error(error)}") from error
+    if job.copy is not None:
+        keep_state(job.folder)
+        put_away(job.folder, job.copy)
 
 
 def can_resume(folder: Path) -> bool:
@@ -67,7 +72,7 @@ def _fresh(job: TuneJob, trainable: Any) -> tune.Tuner:
         tune_config=tune.TuneConfig(
             num_samples=job.num_samples,
             search_alg=job.searcher,
-            scheduler=KeptFirst(job.scheduler or FIFOScheduler()),
+            scheduler=KeptFirst(job.scheduler or FIFOScheduler(), job.copy),
             reuse_actors=job.reuse_actors,
             trial_name_creator=_trial_id,
             trial_dirname_creator=_trial_id,

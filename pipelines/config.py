@@ -89,7 +89,8 @@ class SweepConfig(Section):
     storage: Annotated[str, Field(min_length=1)] = "outputs"
     """Folder for results and the default tracking store."""
     checkpoints: Annotated[str, Field(min_length=1)] | None = None
-    """Folder or s3://bucket/prefix for the trials' checkpoints, which every node must reach; null: in `storage`."""
+    """Folder or s3://bucket/prefix for the trials' checkpoints, which every node must reach, and a copy of the sweep's
+    state, by which it outlives a lost head; null: in `storage`."""
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:

@@ -33,7 +33,7 @@ def follow(job: Job, metadata: Mapping[str, str], write: Write, notify: Write) -
     def remedy() -> str:
         again = go_on_command(told_by("".join(log)), dict(metadata))
         look = f"epoch14 job logs {job.job_id} --follow --address {shlex.quote(job.address)}"
-        lost = f"; if its head is lost, and the folder is not, go on with: {again}" if again else ""
+        lost = f"; if its head is lost, and the folder or its copy is not, go on with: {again}" if again else ""
         return f"when the cluster is back, follow it with: {look}{lost}"
 
     state = job.follow(keep, notify, remedy=remedy)

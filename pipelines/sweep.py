@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,16 @@ from pipelines.config import SweepConfig
 from pipelines.first_look import look_at_data
 from pipelines.progress.display import displayed
 from pipelines.progress.state import SweepState
-from trainables.errors import ConfigError, complaint
+from pipelines.sweep_folder import (
+    SWEEP_FILE,
+    checkpoint_places,
+    holds_sweep,
+    is_of,
+    make_storage,
+    new_folder,
+    old_folder,
+    state_place,
+)
 
 if TYPE_CHECKING:
     from infra.ray_capacity import Need
@@ -27,9 +35,6 @@ if TYPE_CHECKING:
     from infra.ray_runtime import Cluster
     from infra.ray_tune import TuneJob
     from infra.tracking_callback import TrialTracker
-
-SWEEP_FILE = "sweep.yaml"
-"""The config that a sweep ran with, in its folder: a resume is checked against it."""
 
 
 @dataclass(frozen=True)
@@ -97,19 +102,19 @@ def run_sweep(
     """Run every trial of `config`; trials that fail are rows, not exceptions.
 
     A Ray that the caller has initialised is used and left running; else one is started (`local`: in this process) or
-    joined (`address`), and left at the end. `resume`: the folder of an interrupted sweep of the same config. `folder`:
-    where the state of a sweep's only trial is to lie; the trial goes on from what is there, on other resources too.
-    `write` takes the lines of progress; by default a terminal shows a table, and all else gets them printed. A first
-    Ctrl-C stops the trials; at a second one `abandon` is called with the folder, to end the process. Raises
-    ConfigError, DataError, CheckpointError, TrackingError or ClusterError before any trial starts, SweepError if the
-    search itself fails, SweepInterruptedError on another Ctrl-C than the first.
+    joined (`address`), and left at the end. `resume`: the folder of an interrupted sweep of the same config, which may
+    be lost where `checkpoints` lie elsewhere. `folder`: where the state of a sweep's only trial is to lie; the trial
+    goes on from what is there, on other resources too. `write` takes the lines of progress; by default a terminal shows
+    a table, and all else gets them printed. A first Ctrl-C stops the trials; at a second one `abandon` is called with
+    the folder, to end the process. Raises ConfigError, DataError, CheckpointError, TrackingError or ClusterError before
+    any trial starts, SweepError if the search itself fails, SweepInterruptedError on another Ctrl-C than the first.
     """
     config = resolve_paths(config)
     only_trial = folder is not None
-    if folder is not None and _holds_sweep(folder) and _is_of(config, folder):
+    if folder is not None and holds_sweep(folder) and is_of(config, folder):
         resume = folder
-    _make_storage(config)
-    folder = _old_folder(config, Path(resume).expanduser().resolve()) if resume else folder or _new_folder(config)
+    make_storage(config)
+    folder = old_folder(config, Path(resume).expanduser().resolve()) if resume else folder or new_folder(config)
     places = checkpoint_places(config, folder, only_trial=only_trial)
     check_faults(config)
     if address is None:
@@ -202,7 +207,7 @@ def _with_folder(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if _holds_sweep(folder):
+        if holds_sweep(folder):
             raise SweepInterruptedError(folder) from None
         raise
 
@@ -255,6 +260,7 @@ def _job(
         reuse_actors=need.workers == 1 and not cluster.local_mode,
         folder=plan.folder,
         callbacks=callbacks,
+        copy=state_place(config, plan.folder),
     )
 
 
@@ -300,46 +306,3 @@ def _row(config: SweepConfig, outcome: TrialOutcome, siblings: str) -> TrialRow:
         siblings=siblings,
         error=outcome.error,
     )
-
-
-def checkpoint_places(config: SweepConfig, folder: Path, *, only_trial: bool) -> Callable[[str], str]:
-    """Trial id -> folder or URI of its checkpoints, in the sweep in `folder`."""
-    from infra.ray_trial import trial_checkpoints
-
-    root = f"{config.checkpoints.rstrip('/')}/{folder.name}" if config.checkpoints else str(folder / "train")
-    return trial_checkpoints(root, only_trial=only_trial)
-
-
-def _make_storage(config: SweepConfig) -> None:
-    try:
-        Path(config.storage).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        allowed = f"a folder that can be written ({error.strerror})"
-        raise ConfigError(complaint("storage", config.storage, allowed, "set storage=FOLDER")) from None
-
-
-def _new_folder(config: SweepConfig) -> Path:
-    stem = Path(config.storage) / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return stem if not stem.exists() else stem.with_name(f"{stem.name}-{time.time_ns() % 10**6:06d}")
-
-
-def _holds_sweep(folder: Path) -> bool:
-    """Whether there is a sweep in `folder` to go on with: its config, and Tune's state."""
-    from infra.ray_tune import can_resume
-
-    return (folder / SWEEP_FILE).is_file() and can_resume(folder)
-
-
-def _is_of(config: SweepConfig, folder: Path) -> bool:
-    """Whether the sweep in `folder` is of this very config."""
-    return (folder / SWEEP_FILE).read_text(encoding="utf-8") == config.to_yaml()
-
-
-def _old_folder(config: SweepConfig, folder: Path) -> Path:
-    if not _holds_sweep(folder):
-        allowed = "the folder of an interrupted sweep, as it was printed"
-        raise ConfigError(complaint("--resume", str(folder), allowed, "correct it or start a new sweep"))
-    if not _is_of(config, folder):
-        allowed = f"a sweep of this very config ({folder / SWEEP_FILE})"
-        raise ConfigError(complaint("--resume", str(folder), allowed, f"give {folder / SWEEP_FILE} as the preset"))
-    return folder

@@ -19,7 +19,8 @@ from infra.tracking_search import find_trial, recorded_config
 from pipelines.checks import resolve_paths
 from pipelines.config import PRESETS, SweepConfig, preset_names
 from pipelines.overrides import apply_overrides
-from pipelines.sweep import SweepResult, checkpoint_places, run_sweep
+from pipelines.sweep import SweepResult, run_sweep
+from pipelines.sweep_folder import checkpoint_places
 from trainables.config import TrialConfig
 from trainables.errors import CheckpointError, ConfigError, TrackingError, complaint
 from trainables.identity import what_is_trained

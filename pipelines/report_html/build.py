@@ -10,7 +10,7 @@ from pathlib import Path
 from infra.tracking import default_tracking_uri, without_password
 from infra.tracking_sweeps import attach_report, read_sweep
 from pipelines.config import SweepConfig
-from pipelines.sweep import SWEEP_FILE
+from pipelines.sweep_folder import SWEEP_FILE
 from trainables.errors import ConfigError, complaint
 
 log = logging.getLogger("epoch14.report")

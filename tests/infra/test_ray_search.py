@@ -7,11 +7,13 @@ from typing import Any, ClassVar
 
 import pytest
 from ray import tune
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from infra.ray_schedulers import DiagnosisAware, KeptFirst
 from infra.ray_search import asha, param_space, searcher
+from infra.ray_state import fetch
 from infra.space import Choices, Range
 
 
@@ -75,15 +77,15 @@ def test_scheduler_waits_for_a_diagnosis(seconds: float, decision: str) -> None:
 
 
 def test_trials_are_on_disk_before_they_may_start(tmp_path: Path) -> None:
-    """Tune's state is written once for each new trial, before the inner scheduler chooses, and a copy is kept."""
+    """Tune's state is written for each new trial before one is chosen, and for each that ends, with copies."""
     order: list[str] = []
     (tmp_path / "experiment_state-1.json").write_text("{}")
 
     class Controller:
         experiment_path = str(tmp_path)
-        trials: ClassVar[list[str]] = []
+        trials: ClassVar[list[Trial]] = []
 
-        def get_trials(self) -> list[str]:
+        def get_trials(self) -> list[Trial]:
             return self.trials
 
         def checkpoint(self, *, force: bool, wait: bool) -> None:
@@ -93,12 +95,18 @@ def test_trials_are_on_disk_before_they_may_start(tmp_path: Path) -> None:
         def choose_trial_to_run(self, tune_controller: Any) -> Any:
             order.append(f"chosen of {len(tune_controller.get_trials())}")
 
-    scheduler, controller = KeptFirst(First()), Controller()
-    for new in (["a"], [], ["b"]):
+    scheduler, controller = KeptFirst(First(), str(tmp_path / "elsewhere")), Controller()
+    one, other = (Trial("run_trial", stub=True) for _ in range(2))
+    for new in ([one], [], [other]):
         controller.trials.extend(new)
         scheduler.choose_trial_to_run(controller)
     assert order == ["1 kept", "chosen of 1", "chosen of 1", "2 kept", "chosen of 2"]
+    other.set_status(Trial.TERMINATED)
+    scheduler.choose_trial_to_run(controller)
+    assert order[5:] == ["2 kept", "chosen of 2"]
     assert (tmp_path / "experiment_state-1.json.kept").read_text() == "{}"
+    assert fetch(str(tmp_path / "elsewhere"), tmp_path / "fetched")
+    assert [file.name for file in (tmp_path / "fetched").iterdir()] == ["experiment_state-1.json"]
 
 
 def test_scheduler_decides_on_training_rows() -> None:

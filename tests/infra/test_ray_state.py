@@ -1,4 +1,4 @@
-"""A sweep whose state was torn by a kill goes on from the copy."""
+"""A sweep whose state was torn by a kill, or lost with its machine, goes on from a copy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.ray_state import keep_state, mend_state
+from infra.ray_state import fetch, keep_state, mend_state, put_away
 
 STATE, TUNER = "experiment_state-1.json", "tuner.pkl"
 
@@ -48,3 +48,26 @@ def test_a_torn_file_does_not_replace_its_copy(folder: Path) -> None:
     assert mend_state(folder) == [TUNER]
     assert (folder / TUNER).read_bytes() == whole
     assert not list(folder.glob("*.partial"))
+
+
+def test_state_is_found_again_on_another_machine(folder: Path, tmp_path: Path) -> None:
+    """The archive has the copies that are whole, under their names, and the sweep's config; the newest one counts."""
+    place, elsewhere = str(tmp_path / "kept" / "sweep-1"), tmp_path / "other" / "sweep-1"
+    assert not fetch(place, elsewhere)
+    assert not elsewhere.exists()
+    put_away(folder, place)
+    (folder / "sweep.yaml").write_text("name: sweep\n", encoding="utf-8")
+    (folder / STATE).write_bytes(b"{")
+    put_away(folder, place)
+    assert fetch(place, elsewhere)
+    content = {file.name: file.read_bytes() for file in elsewhere.iterdir()}
+    assert sorted(content) == [STATE, "sweep.yaml", TUNER]
+    assert json.loads(content[STATE]) == {"trial_data": [1, 2]}
+
+
+def test_a_place_that_fails_ends_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is one line in the log, with a remedy; the sweep goes on."""
+    put_away(folder, str(folder / TUNER))
+    (line,) = caplog.messages
+    assert line.startswith(f"the sweep's state was not written to {folder / TUNER}: ")
+    assert line.endswith("remedy: name a folder, not a file")
