@@ -1,8 +1,9 @@
 """`ray up` of the repository's own ray_cluster.yaml, by Ray's AWS provider on simulated EC2; an instance is namespaces.
 
-Up, submit, scale up to spot nodes, lose one in the middle of a trial, finish, scale down, down. Not covered: real AWS,
-real GPUs (the nodes' are logical), EFA, and the two minutes of a spot instance's notice. `--log-cli-level=INFO` shows
-the course of events with wall times.
+Up, submit, scale up to spot nodes, lose one in the middle of a trial, finish; lose one under a trial of one worker, and
+then the head, and go on from S3 with a new one; scale down, down. Not covered: real AWS, real GPUs (the nodes' are
+logical), EFA, and the two minutes of a spot instance's notice. `--log-cli-level=INFO` shows the course of events with
+wall times.
 """
 
 from __future__ import annotations
@@ -14,75 +15,60 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from botocore.exceptions import ClientError
-from mlflow.entities import Run
 
-from infra.tracking import open_client
 from tests.infra.cluster.bridge import ADDRESS, namespaces
 from tests.infra.cluster.config import ROOT
 from tests.infra.cluster.laptop import end, status
+from tests.infra.cluster.lost_head import NAME, TRIALS, Outlived, lose_node_then_head
 from tests.infra.cluster.node import Node
-from tests.infra.cluster.simulation import BUCKET, Simulation, simulation, why_not
+from tests.infra.cluster.simulation import Simulation, simulation, why_not
+from tests.infra.cluster.watch import (
+    EVERY,
+    HOLD,
+    KEPT,
+    LIMIT_S,
+    STEPS,
+    check_records,
+    checkpoints,
+    digests,
+    head_of,
+    instance_of,
+    is_held,
+    runs,
+    sweep,
+    take_away,
+    trial,
+    wait_for,
+    witnessed,
+)
 from tests.infra.conftest import MlflowServer
+from trainables.checkpoint import CheckpointStore
+from trainables.config import TrialConfig
+from trainables.trial import run_trial
 
 log = logging.getLogger(__name__)
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
-STEPS = 61
-"""One more than a checkpoint's, to see that what is trained on from it is the same too."""
-EVERY = 10
-HOLD = 25
-"""Step at which a node is lost."""
 MLFLOW_PORT = 5000
-WITNESS = "tests.infra.cluster.witness:witness"
-LIMIT_S = 600.0
+PAIRS = ("lost", "undisturbed")
 
 
-def sweep(folder: Path) -> dict[str, Any]:
-    """Two trials that train the same weights, each on two nodes of its own; one is to lose a node."""
-    trial = {
-        "max_steps": STEPS,
-        "global_batch_size": 8,
-        "threads": 1,
-        "eval_every": STEPS,
-        "report_every": EVERY,
-        "device": "cpu",
-        "model": {"name": "resnet18", "width": 0.5, "norm": "gn"},
-        "data": {"image_size": 16},
-        "precision": {"channels_last": False},
-        "schedule": {"kind": "constant"},
-        "diagnosis": {"enabled": False},
-        "checkpoint": {"every": EVERY},
-    }
-    witnesses = [
-        [{"use": WITNESS, "params": {"folder": str(folder), "name": name, "hold": HOLD}}]
-        for name in ("lost", "undisturbed")
-    ]
-    return {
-        "name": "spot",
-        "trial": trial,
-        "space": {"faults": witnesses},
-        "search": {"max_concurrent": 2},
-        "resources": {"workers": 2, "cpus_per_worker": 1, "gpus_per_worker": 4, "placement": "strict_spread"},
-        "checkpoints": f"s3://{BUCKET}/checkpoints",
-    }
-
-
-def wait_for(condition: Callable[[], bool], what: str, limit_s: float = LIMIT_S) -> None:
-    """Return when it holds."""
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, f"no {what} in {limit_s:g} s"
-        time.sleep(0.3)
+@contextmanager
+def preset(values: dict[str, Any]) -> Iterator[str]:
+    """A sweep as a file in the working tree, which is all that the cluster gets."""
+    with tempfile.NamedTemporaryFile("w", dir=ROOT / "tests", prefix="submitted-", suffix=".yaml") as file:
+        file.write(yaml.safe_dump(values))
+        file.flush()
+        yield file.name
 
 
 @pytest.fixture(scope="module")
@@ -95,17 +81,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, digits_cache: Path) -> Ite
         simulated.laptop.ray("up", "--yes", "--no-config-cache", str(simulated.file))
         log.info("ray up has ended")
         yield simulated
-
-
-@pytest.fixture(scope="module")
-def head(cluster: Simulation) -> Node:
-    """The head's node."""
-    (instance,) = (
-        one["InstanceId"]
-        for one in cluster.machines.running()
-        if {"Key": "ray-node-type", "Value": "head"} in one["Tags"]
-    )
-    return cluster.machines.nodes[instance]
 
 
 @dataclass(frozen=True)
@@ -123,30 +98,6 @@ class Swept:
     def steps(self, name: str, rank: int) -> list[tuple[int, str]]:
         """(step, node) as that rank of that trial ran them."""
         return witnessed(self.folder, name, rank)
-
-    def runs(self) -> list[Run]:
-        """The runs in MLflow: the sweep's first, then the trials' by id."""
-        client = open_client(self.tracking_uri)
-        experiment = client.get_experiment_by_name("epoch14")
-        assert experiment is not None
-        return sorted(client.search_runs([experiment.experiment_id]), key=lambda run: run.data.tags.get("trial_id", ""))
-
-
-def witnessed(folder: Path, name: str, rank: int) -> list[tuple[int, str]]:
-    """(step, node) as that rank of that trial has run them so far."""
-    file = folder / f"{name}-{rank}.jsonl"
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    entries = [json.loads(line) for line in lines]
-    processes = [list(group) for _, group in groupby(entries, key=lambda entry: (entry["node"], entry["process"]))]
-    # As a run is set up it asks for step 0, to see what there is.
-    return [(entry["step"], entry["node"]) for process in processes for entry in process[1:]]
-
-
-def checkpoints(cluster: Simulation, step: int) -> list[str]:
-    """Keys of the manifests of the trials' checkpoints at that step."""
-    found = cluster.keys["owner"].client("s3").list_objects_v2(Bucket=BUCKET, Prefix="checkpoints/")
-    name = f"step-{step:09d}/manifest.json"
-    return [one["Key"] for one in found.get("Contents", []) if one["Key"].endswith(name)]
 
 
 @pytest.fixture(scope="module")
@@ -169,34 +120,26 @@ def swept(cluster: Simulation, tracking: str) -> Swept:
     folder.mkdir()
     output = cluster.folder / "submit.log"
     with (
-        tempfile.NamedTemporaryFile("w", dir=ROOT / "tests", prefix="submitted-", suffix=".yaml") as file,
+        preset(sweep(folder, "pairs", PAIRS, workers=2)) as file,
         cluster.laptop.dashboard(cluster.file, cluster.folder / "dashboard.log") as address,
     ):
-        file.write(yaml.safe_dump(sweep(folder)))
-        file.flush()
         log.info("epoch14 submit")
-        job = cluster.laptop.submit(output, file.name, address, "--set", f"tracking.uri={tracking}")
+        job = cluster.laptop.submit(output, file, address, "--set", f"tracking.uri={tracking}")
         try:
-            held = [(name, rank) for name in ("lost", "undisturbed") for rank in (0, 1)]
-            wait_for(
-                lambda: (
-                    job.poll() is not None
-                    or (
-                        all(len(witnessed(folder, *one)) == HOLD + 1 for one in held)
-                        and len(checkpoints(cluster, HOLD - HOLD % EVERY)) == 2
-                    )
-                ),
-                "two trials with checkpoints",
-            )
+
+            def ready() -> bool:
+                held = all(is_held(folder, one, ranks=2) for one in PAIRS)
+                return held and len(checkpoints(cluster, "pairs", KEPT)) == len(PAIRS)
+
+            wait_for(lambda: job.poll() is not None or ready(), "two trials with checkpoints")
             assert job.poll() is None, output.read_text()
-            _, node = witnessed(folder, "lost", 0)[-1]
-            (lost,) = (one for one in cluster.machines.nodes if node.endswith(one[-8:]))
+            _, host = witnessed(folder, "lost")[-1]
+            lost = instance_of(cluster, host)
             log.info("both trials are at step %d; %s, with rank 0 of the first, is taken away", HOLD, lost)
-            cluster.machines.reclaim(lost)
-            wait_for(lambda: lost not in cluster.machines.nodes, "end of a node", 30)
+            take_away(cluster, lost)
             (folder / "lost.go").touch()
             wait_for(
-                lambda: job.poll() is not None or len(witnessed(folder, "lost", 0)) > HOLD + 1,
+                lambda: job.poll() is not None or len(witnessed(folder, "lost")) > HOLD + 1,
                 "going on of the trial that lost a node",
             )
             log.info("the first trial goes on; the second is let go")
@@ -209,9 +152,33 @@ def swept(cluster: Simulation, tracking: str) -> Swept:
     return Swept(folder, output.read_text(encoding="utf-8"), code, lost, tracking, markets)
 
 
-def test_dashboard_is_on_the_head_only(cluster: Simulation, head: Node) -> None:
+@pytest.fixture(scope="module")
+def outlived(cluster: Simulation, tracking: str) -> Outlived:
+    """A sweep of one-worker trials, one of which loses its node and one the head."""
+    folder = cluster.folder / "lone-witness"
+    folder.mkdir()
+    with preset(sweep(folder, NAME, TRIALS, workers=1)) as file:
+        return lose_node_then_head(cluster, file, folder, ("--set", f"tracking.uri={tracking}"))
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, digits_cache: Path) -> str:
+    """BLAKE2b of the last checkpoint of the same trial, run in this process and disturbed by nobody."""
+    folder = tmp_path_factory.mktemp("alone")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EPOCH14_CACHE", str(digits_cache))
+        config = TrialConfig.parse(trial(folder, "alone", hold=-1))
+        assert run_trial(config, lambda row: None, checkpoints=str(folder)).phase == "finished"
+    with CheckpointStore(str(folder), keep=2) as store:
+        *_, last = store.manifests()
+    assert last.step == STEPS
+    manifest = json.loads((folder / f"step-{STEPS:09d}" / "manifest.json").read_text())
+    return str(manifest["files"]["state.safetensors"]["blake2b"])
+
+
+def test_dashboard_is_on_the_head_only(cluster: Simulation) -> None:
     """From another namespace SSH is reached and the dashboard is not, on the head's address or any of its ports."""
-    folder = cluster.folder / "stranger"
+    folder, head = cluster.folder / "stranger", head_of(cluster)
     stranger = Node("i-00stranger", "172.31.200.200", folder)
     stranger.start("", Path(sys.prefix), {})
     try:
@@ -259,15 +226,14 @@ def test_sweep_finishes_on_spot_nodes(swept: Swept) -> None:
 
 def test_trial_goes_on_from_its_checkpoint_on_other_nodes(swept: Swept) -> None:
     """Each rank goes back to the last checkpoint before the loss, and on from there, on two other nodes than before."""
-    again = HOLD - HOLD % EVERY
     after = set()
     for rank in (0, 1):
         ran = swept.steps("lost", rank)
         steps = [step for step, _ in ran]
-        back = len(steps) - (STEPS - again)
+        back = len(steps) - (STEPS - KEPT)
         # The survivor is a few steps ahead when it hears of the loss.
         assert HOLD < back <= HOLD + EVERY
-        assert steps == [*range(back), *range(again, STEPS)]
+        assert steps == [*range(back), *range(KEPT, STEPS)]
         after |= {node for _, node in ran[back:]}
     assert len(after) == 2
     assert not any(node.endswith(swept.lost_instance[-8:]) for node in after)
@@ -284,37 +250,52 @@ def test_no_other_trial_is_disturbed(swept: Swept) -> None:
 
 
 def test_weights_equal_an_undisturbed_runs(cluster: Simulation, swept: Swept) -> None:
-    """Both trials' checkpoints before the last step hold the same bytes, by their BLAKE2b; the last scores the same."""
+    """Both trials' checkpoints after the last step hold the same bytes, by their BLAKE2b, and score the same."""
     assert swept.exit_code == 0
-    client = cluster.keys["owner"].client("s3")
-    manifests = [
-        json.loads(client.get_object(Bucket=BUCKET, Key=key)["Body"].read()) for key in checkpoints(cluster, STEPS - 1)
-    ]
-    digests = [manifest["files"]["state.safetensors"]["blake2b"] for manifest in manifests]
-    log.info("BLAKE2b of weights and optimizer: %s", digests)
-    assert len(digests) == 2
-    assert digests[0] == digests[1]
-    scores = {(run.data.metrics["loss"], run.data.metrics["val_top1"]) for run in swept.runs()[1:]}
+    lost, undisturbed = digests(cluster, "pairs")
+    assert lost == undisturbed
+    scores = {(run.data.metrics["loss"], run.data.metrics["val_top1"]) for run in runs(swept.tracking_uri, "pairs")[1:]}
     assert len(scores) == 1
 
 
 def test_mlflow_has_one_run_a_trial(swept: Swept) -> None:
-    """The sweep and its two trials, all finished, with the loss of each step once."""
-    runs = swept.runs()
-    assert [run.info.status for run in runs] == ["FINISHED"] * 3
-    assert ["mlflow.parentRunId" in run.data.tags for run in runs] == [False, True, True]
-    client = open_client(swept.tracking_uri)
-    for run in runs[1:]:
-        log.info("MLflow run %s %s %s", run.info.run_id, run.info.status, run.info.run_name)
-        points = client.get_metric_history(run.info.run_id, "loss")
-        assert sorted(point.step for point in points) == list(range(STEPS))
+    """The sweep and its two trials, all finished, with the loss of each step, and nothing twice."""
+    check_records(swept.tracking_uri, "pairs", len(PAIRS))
 
 
-def test_idle_nodes_go(cluster: Simulation, swept: Swept, head: Node) -> None:
-    """After the sweep the autoscaler takes every worker away."""
-    assert swept.exit_code == 0
+def test_one_worker_goes_on_on_another_node(outlived: Outlived) -> None:
+    """A trial of one worker, whose node is lost with all of it, goes on from its last checkpoint on another."""
+    ran = witnessed(outlived.folder, "node")
+    assert [step for step, _ in ran] == [*range(HOLD + 1), *range(KEPT, STEPS)]
+    before, after = ({node for _, node in part} for part in (ran[: HOLD + 1], ran[HOLD + 1 :]))
+    assert [node.endswith(outlived.lost_instance[-8:]) for node in before] == [True]
+    assert len(after) == 1
+    assert before != after
+
+
+def test_sweep_goes_on_after_its_head_is_lost(outlived: Outlived) -> None:
+    """`submit --resume` on a new head, which has nothing of the old one's, ends it; what was over is not run again."""
+    assert outlived.exit_code == 0, outlived.outputs[1]
+    assert [step for step, _ in witnessed(outlived.folder, "head")] == [*range(HOLD + 1), *range(KEPT, STEPS)]
+
+
+def test_records_are_as_if_nothing_was_lost(outlived: Outlived, tracking: str) -> None:
+    """In MLflow: one sweep, one run for each trial, no step of a metric twice."""
+    assert outlived.exit_code == 0
+    check_records(tracking, NAME, len(TRIALS))
+
+
+def test_weights_are_as_if_nothing_was_lost(cluster: Simulation, outlived: Outlived, alone: str) -> None:
+    """Both trials' last checkpoints hold the bytes of one that was run here in one go."""
+    assert outlived.exit_code == 0
+    assert digests(cluster, NAME) == [alone] * len(TRIALS)
+
+
+def test_idle_nodes_go(cluster: Simulation, outlived: Outlived) -> None:
+    """After the sweeps the autoscaler takes every worker away, those of the lost head too."""
+    assert outlived.exit_code == 0
     wait_for(lambda: len(cluster.machines.running()) == 1, "end of the idle nodes", 300)
-    wait_for(lambda: namespaces() == [head.name], "end of their namespaces", 30)
+    wait_for(lambda: namespaces() == [head_of(cluster).name], "end of their namespaces", 120)
     log.info("the workers are gone")
 
 
@@ -323,4 +304,4 @@ def test_down_leaves_nothing(cluster: Simulation) -> None:
     cluster.laptop.ray("down", "--yes", str(cluster.file))
     log.info("ray down has ended")
     assert cluster.machines.running() == []
-    wait_for(lambda: namespaces() == [], "end of the namespaces", 30)
+    wait_for(lambda: namespaces() == [], "end of the namespaces", 120)

@@ -19,6 +19,12 @@ from tests.infra.cluster.laptop import Laptop
 CLUSTER = "simulated"
 BUCKET = "epoch14-results"
 PATH = "/home/ubuntu/epoch14/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PATIENCE = {
+    "RAY_agent_register_timeout_ms": "300000",
+    "RAY_worker_register_timeout_seconds": "300",
+    "RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT": "300",
+}
+"""For Ray's own processes, of which a dozen nodes start a hundred on one machine."""
 LOCK = Path(tempfile.gettempdir(), "epoch14-bridge.lock")
 
 
@@ -59,7 +65,7 @@ def simulation(folder: Path, environment: Mapping[str, str]) -> Iterator[Simulat
         place = {"LocationConstraint": REGION}
         ANYONE.client("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration=place)
         keys = make_keys(ANYONE)
-        common = {**environment, "PATH": PATH, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+        common = {**environment, **PATIENCE, "PATH": PATH, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
         nodes = {name: common | keys[name].environment for name in ("head", "worker")}
         machines = Machines(keys["owner"], folder / "nodes", Path(sys.prefix).resolve(), nodes)
         stack.callback(machines.end)
