@@ -47,7 +47,7 @@ test-newest-ray: setup ## the tests that use Ray, on the newest: .venv-cluster, 
 		-m "ray and not cluster and not slow" $(ARGS)
 
 test-cluster: setup ## a real `ray up` in network namespaces: submit, scale, lose a node, go down (root, minutes)
-	$(PYTHON) -m pytest -m cluster --log-cli-level=INFO $(ARGS)
+	$(PYTHON) -m pytest -m cluster --log-cli-level=INFO --log-cli-format='%(asctime)s %(message)s' $(ARGS)
 
 test-slow: setup ## tests that take minutes: of the benchmarks themselves, of a sweep that is killed
 	$(PYTHON) -m pytest -m slow $(ARGS)

@@ -2,7 +2,7 @@
 
 Up, submit, scale up to spot nodes, lose one in the middle of a trial, finish; lose one under a trial of one worker, and
 then the head, and go on from S3 with a new one; scale down, down. Not covered: real AWS, real GPUs (the nodes' are
-logical), EFA, and the two minutes of a spot instance's notice. `--log-cli-level=INFO` shows the course of events with
+logical), EFA, and the two minutes of a spot instance's notice. `make test-cluster` shows the course of events with
 wall times.
 """
 
