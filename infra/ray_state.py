@@ -23,20 +23,21 @@ ARCHIVE = "sweep.tar"
 """Of a sweep's folder, less what its trials left."""
 KEPT, PARTIAL = ".kept", ".partial"
 PATTERNS = ("*.json", "*.pkl")
-END_OF_PICKLE = b"."
+PICKLE = (b"\x80", b".")
+"""How one begins and ends. Tune pickles the state of its searchers too, though it names some of it .json."""
 
 
 def keep_state(folder: Path) -> None:
     """Copy the state in `folder`, each file whole or not at all; of one that is torn the last copy stays."""
     for file in _files(folder):
         content = file.read_bytes()
-        if _is_whole(file, content):
+        if _is_whole(content):
             _put(_copy_of(file), content)
 
 
 def mend_state(folder: Path) -> list[str]:
     """Put the copies in the place of files that are torn; returns the names of these."""
-    torn = [file for file in _files(folder) if not _is_whole(file, file.read_bytes())]
+    torn = [file for file in _files(folder) if not _is_whole(file.read_bytes())]
     mended = [file for file in torn if _copy_of(file).is_file()]
     for file in mended:
         _put(file, _copy_of(file).read_bytes())
@@ -109,9 +110,10 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from sorted(folder.glob(pattern))
 
 
-def _is_whole(file: Path, content: bytes) -> bool:
-    if file.suffix == ".pkl":
-        return content.endswith(END_OF_PICKLE)
+def _is_whole(content: bytes) -> bool:
+    begin, end = PICKLE
+    if content.startswith(begin):
+        return content.endswith(end)
     try:
         json.loads(content)
     except ValueError:

@@ -10,7 +10,7 @@ import pytest
 
 from infra.ray_state import fetch, keep_state, mend_state, put_away
 
-STATE, TUNER = "experiment_state-1.json", "tuner.pkl"
+STATE, TUNER, SEARCH = "experiment_state-1.json", "tuner.pkl", "search_gen_state-1.json"
 
 
 @pytest.fixture
@@ -18,12 +18,13 @@ def folder(tmp_path: Path) -> Path:
     """What Tune leaves of a sweep, as far as it matters here."""
     (tmp_path / STATE).write_text(json.dumps({"trial_data": [1, 2]}), encoding="utf-8")
     (tmp_path / TUNER).write_bytes(pickle.dumps({"trainable": "a"}))
+    (tmp_path / SEARCH).write_bytes(pickle.dumps({"counter": 2}))
     keep_state(tmp_path)
     return tmp_path
 
 
 @pytest.mark.parametrize("left", [0.0, 0.5, 0.99])
-@pytest.mark.parametrize("name", [STATE, TUNER])
+@pytest.mark.parametrize("name", [STATE, TUNER, SEARCH])
 def test_what_is_torn_is_put_back(folder: Path, name: str, left: float) -> None:
     """Cut off anywhere, and nothing else is touched."""
     content = (folder / name).read_bytes()
@@ -61,7 +62,7 @@ def test_state_is_found_again_on_another_machine(folder: Path, tmp_path: Path) -
     put_away(folder, place)
     assert fetch(place, elsewhere)
     content = {file.name: file.read_bytes() for file in elsewhere.iterdir()}
-    assert sorted(content) == [STATE, "sweep.yaml", TUNER]
+    assert sorted(content) == [STATE, SEARCH, "sweep.yaml", TUNER]
     assert json.loads(content[STATE]) == {"trial_data": [1, 2]}
 
 
