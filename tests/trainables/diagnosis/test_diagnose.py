@@ -16,6 +16,8 @@ import pytest
 import torch
 
 from trainables.diagnosis.confidence import confidence_of
+from trainables.diagnosis.diagnose import ABSENT_SHARE
+from trainables.diagnosis.swap_table import Thresholds
 from trainables.diagnosis.verdict import Diagnosis
 from trainables.trial import TrialResult
 
@@ -131,7 +133,8 @@ def test_controls_came_out_as_they_must(tell: Tell, name: str) -> None:
     assert len(controls.placebo) == (1 if found.symptom.kind == "instability" else 2)
     assert min(controls.placebo) >= 6.0
     assert controls.all_reference is not None
-    assert controls.all_reference <= 3.0
+    # Of a severe event a trace counts as absent, and what a healed run scores differs between processors.
+    assert Thresholds(present=6.0, absent=3.0).beside(controls.exact, ABSENT_SHARE).is_absent(controls.all_reference)
     assert controls.snapshot_step <= found.symptom.onset
     assert found.replayed_steps > 0
 
