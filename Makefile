@@ -35,18 +35,19 @@ sweep: setup ## the main job: sweep real images, stop what spikes, say why (PRES
 ui: setup ## open the MLflow UI on what was recorded
 	$(EPOCH14) ui $(ARGS)
 
-# Threads that wait for each other by spinning take the cores from the other process's.
+# Threads that wait for each other by spinning take the cores from the other processes'; of these there is one more than
+# cores, since much of the tests' time is waiting for servers, nodes and limits.
 test: export OMP_WAIT_POLICY := passive
 test: setup ## the test suite, with coverage (ARGS="-k word")
 	$(PYTHON) -m slipcover --branch --skip-covered --source trainables,infra,pipelines --omit $(BY_VALUE) \
-		-m pytest -n 2 --dist loadgroup -m "not cluster and not slow" $(ARGS)
+		-m pytest -n 3 --dist loadgroup -m "not cluster and not slow" $(ARGS)
 
 test-newest-ray: setup ## the tests that use Ray, on the newest: .venv-cluster, by requirements-cluster.lock (ARGS="-k word")
 	$(MAKE) --no-print-directory setup LOCK=$(CLUSTER_LOCK) VENV=$(CLUSTER_VENV)
-	OMP_WAIT_POLICY=passive $(CLUSTER_VENV)/bin/python -m pytest -n 2 --dist loadgroup \
+	OMP_WAIT_POLICY=passive $(CLUSTER_VENV)/bin/python -m pytest -n 3 --dist loadgroup \
 		-m "ray and not cluster and not slow" $(ARGS)
 
-test-cluster: setup ## a real `ray up` in network namespaces: submit, scale, lose a node, go down (root, minutes)
+test-cluster: setup ## a real `ray up` in network namespaces: submit, scale, lose nodes and the head, down (root, minutes)
 	$(PYTHON) -m pytest -m cluster --log-cli-level=INFO --log-cli-format='%(asctime)s %(message)s' $(ARGS)
 
 test-slow: setup ## tests that take minutes: of the benchmarks themselves, of a sweep that is killed

@@ -48,7 +48,7 @@ GROUPS = {
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let `pytest -n 2 --dist loadgroup` keep the fixtures of a file, or of a group of files, in one process.
+    """Let `pytest -n 3 --dist loadgroup` keep the fixtures of a file, or of a group of files, in one process.
 
     Tests whose file speaks of Ray are those of `make test-newest-ray`.
     """
