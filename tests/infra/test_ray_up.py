@@ -38,14 +38,11 @@ from tests.infra.cluster.watch import (
     LIMIT_S,
     STEPS,
     check_records,
-    checkpoints,
     digests,
     head_of,
-    instance_of,
-    is_held,
+    lose_first_node,
     runs,
     sweep,
-    take_away,
     trial,
     wait_for,
     witnessed,
@@ -126,18 +123,7 @@ def swept(cluster: Simulation, tracking: str) -> Swept:
         log.info("epoch14 submit")
         job = cluster.laptop.submit(output, file, address, "--set", f"tracking.uri={tracking}")
         try:
-
-            def ready() -> bool:
-                held = all(is_held(folder, one, ranks=2) for one in PAIRS)
-                return held and len(checkpoints(cluster, "pairs", KEPT)) == len(PAIRS)
-
-            wait_for(lambda: job.poll() is not None or ready(), "two trials with checkpoints")
-            assert job.poll() is None, output.read_text()
-            _, host = witnessed(folder, "lost")[-1]
-            lost = instance_of(cluster, host)
-            log.info("both trials are at step %d; %s, with rank 0 of the first, is taken away", HOLD, lost)
-            take_away(cluster, lost)
-            (folder / "lost.go").touch()
+            lost = lose_first_node(cluster, job, output, folder, "pairs", PAIRS, ranks=2)
             wait_for(
                 lambda: job.poll() is not None or len(witnessed(folder, "lost")) > HOLD + 1,
                 "going on of the trial that lost a node",

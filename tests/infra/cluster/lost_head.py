@@ -16,8 +16,7 @@ from tests.infra.cluster.watch import (
     STEPS,
     checkpoints,
     head_of,
-    instance_of,
-    is_held,
+    lose_first_node,
     take_away,
     wait_for,
     witnessed,
@@ -61,18 +60,7 @@ def _lose_node(cluster: Simulation, preset: str, folder: Path, settings: tuple[s
         log.info("epoch14 submit of one-worker trials")
         job = cluster.laptop.submit(output, preset, address, *settings)
         try:
-
-            def ready() -> bool:
-                held = all(is_held(folder, one, ranks=1) for one in TRIALS)
-                return held and len(checkpoints(cluster, NAME, KEPT)) == len(TRIALS)
-
-            wait_for(lambda: job.poll() is not None or ready(), "two trials with checkpoints")
-            assert job.poll() is None, output.read_text()
-            _, host = witnessed(folder, "node")[-1]
-            lost = instance_of(cluster, host)
-            log.info("both trials are at step %d; %s, with the first, is taken away", HOLD, lost)
-            take_away(cluster, lost)
-            (folder / "node.go").touch()
+            lost = lose_first_node(cluster, job, output, folder, NAME, TRIALS, ranks=1)
             wait_for(
                 lambda: job.poll() is not None or bool(checkpoints(cluster, NAME, STEPS)),
                 "end of the trial that lost its node",

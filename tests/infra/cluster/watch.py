@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -124,6 +125,35 @@ def instance_of(cluster: Simulation, host: str) -> str:
     """The instance whose host name that is."""
     (found,) = (one for one in cluster.machines.nodes if host.endswith(one[-8:]))
     return found
+
+
+def lose_first_node(
+    cluster: Simulation,
+    job: subprocess.Popen[bytes],
+    output: Path,
+    folder: Path,
+    name: str,
+    trials: Sequence[str],
+    *,
+    ranks: int,
+) -> str:
+    """When all trials of a sweep wait at HOLD and are saved: lose the node of the first one's rank 0, and let it go.
+
+    Returns the instance's id.
+    """
+
+    def ready() -> bool:
+        held = all(is_held(folder, one, ranks) for one in trials)
+        return held and len(checkpoints(cluster, name, KEPT)) == len(trials)
+
+    wait_for(lambda: job.poll() is not None or ready(), "trials with checkpoints")
+    assert job.poll() is None, output.read_text()
+    _, host = witnessed(folder, trials[0])[-1]
+    lost = instance_of(cluster, host)
+    log.info("all trials are at step %d; %s, with rank 0 of the first, is taken away", HOLD, lost)
+    take_away(cluster, lost)
+    (folder / f"{trials[0]}.go").touch()
+    return lost
 
 
 def runs(tracking_uri: str, name: str) -> list[Run]:
