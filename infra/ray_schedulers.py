@@ -7,7 +7,7 @@ from typing import Any
 
 from ray.tune.schedulers import TrialScheduler
 
-from infra.ray_state import keep_state, put_away
+from infra.ray_state import keep_state
 from infra.stopper import DiagnosisWatch
 
 
@@ -92,9 +92,6 @@ class KeptFirst(Around):
         known = (len(trials), sum(trial.is_finished() for trial in trials))
         if known != self._kept:
             tune_controller.checkpoint(force=True, wait=True)
-            folder = Path(tune_controller.experiment_path)
-            keep_state(folder)
-            if self._place is not None:
-                put_away(folder, self._place)
+            keep_state(Path(tune_controller.experiment_path), self._place)
             self._kept = known
         return super().choose_trial_to_run(tune_controller)

@@ -27,12 +27,17 @@ PICKLE = (b"\x80", b".")
 """How one begins and ends. Tune pickles the state of its searchers too, though it names some of it .json."""
 
 
-def keep_state(folder: Path) -> None:
-    """Copy the state in `folder`, each file whole or not at all; of one that is torn the last copy stays."""
+def keep_state(folder: Path, place: str | None = None) -> None:
+    """Copy the state in `folder`, each file whole or not at all; of one that is torn the last copy stays.
+
+    place: folder or URI that gets an archive of the copies; None: there is none.
+    """
     for file in _files(folder):
         content = file.read_bytes()
         if _is_whole(content):
             _put(_copy_of(file), content)
+    if place is not None:
+        put_away(folder, place)
 
 
 def mend_state(folder: Path) -> list[str]:

@@ -17,7 +17,7 @@ from infra.ray_local import in_local_mode, quiet_tune, tune_without_actors
 from infra.ray_recovery import Recovery, taking_up
 from infra.ray_schedulers import KeptFirst
 from infra.ray_search import OPTUNA_CHOICES
-from infra.ray_state import keep_state, mend_state, put_away
+from infra.ray_state import keep_state, mend_state
 from infra.ray_trial import TuneFunction, listening_trainable
 from trainables.errors import SweepError
 
@@ -55,8 +55,7 @@ def fit(job: TuneJob, *, resume: bool) -> None:
         except Exception as error:
             raise SweepError(f"the search failed: {describe_error(error)}") from error
     if job.copy is not None:
-        keep_state(job.folder)
-        put_away(job.folder, job.copy)
+        keep_state(job.folder, job.copy)
 
 
 def can_resume(folder: Path) -> bool:

@@ -84,7 +84,7 @@ def diagnose(
         known=foreign_since(recipe, stream, symptom.onset, state.ranks),
     )
     try:
-        diagnosis = examine(case, choose_snapshots(case, snapshots), recorded, before)
+        diagnosis = examine(case, choose_snapshots(case, snapshots), pool, recorded, before)
     finally:
         state.restore(before)
     return replace(
@@ -134,7 +134,9 @@ def choose_snapshots(case: Case, snapshots: SnapshotRing) -> list[Snapshot]:
     return [s for s in unique if s is unique[0] or case.stop - s.step <= longest][:MAX_SNAPSHOTS]
 
 
-def examine(case: Case, snapshots: list[Snapshot], recorded: dict[int, float], live: Snapshot) -> Diagnosis:
+def examine(
+    case: Case, snapshots: list[Snapshot], pool: np.ndarray, recorded: dict[int, float], live: Snapshot
+) -> Diagnosis:
     """Controls from the best snapshot, from another one where they fail, then the swaps."""
     controls, outcome, declared = None, "", case.thresholds
     try:
@@ -154,7 +156,6 @@ def examine(case: Case, snapshots: list[Snapshot], recorded: dict[int, float], l
                 outcome = "a placebo (order within the batch, 1e-6 of weight noise) removes the event: it is chaotic"
                 continue
             steps = range(snapshot.step, case.stop)
-            pool = trusted_samples(case.recipe, case.stream, case.symptom)
             references, equal = choose_references(case.recipe, case.state, case.stream, snapshot, steps, pool)
             references = [replace(r, since=case.known.get(r.ingredient, r.since)) for r in references]
             play, controls = reference_control(
