@@ -43,6 +43,9 @@ class TrialTracker(Callback):
     folder that keeps what the store did not take. With a `parent_run_id`, or when Tune restores the callback's state,
     the sweep goes on in the runs that are there; else its new run has `tags` too. Pickling, which Tune does, leaves the
     thread behind.
+
+    Tune's state on disk calls no trial over of whose end the store does not know, unless the store failed then: a trial
+    that is over is never run again, so nobody else would tell. What is missing all the same is made good on a restore.
     """
 
     def __init__(
@@ -65,7 +68,7 @@ class TrialTracker(Callback):
         self._reported_ms: dict[str, int] = {}
         self._phases: dict[str, str] = {}
         self._statuses: dict[str, str] = {}
-        self._interrupted = False
+        self._interrupted = self._made_good = False
         # Here and not in the thread: two threads that import at once may meet half-made modules.
         import_mlflow(uri)
         self._writer = self._new_writer()
@@ -112,14 +115,28 @@ class TrialTracker(Callback):
         del stop, num_samples, total_num_samples, info
         self._begin()
 
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Before anything else runs, tell once more of the trials that were over before a restore."""
+        if self._made_good:
+            return
+        self._made_good = True
+        for trial in trials:
+            if trial.is_finished():
+                self._start(trial, over=True)
+                self.on_trial_result(iteration, trials, trial, trial.last_result, **info)
+                self._end(trial, self._status_of(trial))
+
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Begin the trial's run, or find it again."""
         del iteration, trials, info
+        self._start(trial)
+
+    def _start(self, trial: Trial, *, over: bool = False) -> None:
         space = self._sweep_params.get("space") or {}
         point = point_of(trial.config, space)
         config = full_config(self._sweep_params.get("trial") or {}, point)
         name, params = run_name(config, point, space), run_params(config, point)
-        self._open().put(TrialStart(trial.trial_id, name, params, point_label(point), config))
+        self._open().put(TrialStart(trial.trial_id, name, params, point_label(point), config, over))
         self._reported_ms[trial.trial_id] = _now_ms()
 
     def on_trial_result(
@@ -140,7 +157,8 @@ class TrialTracker(Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """FINISHED after its last step; KILLED where the detector, the stopper or the scheduler ended it before."""
         del iteration, trials, info
-        self._end(trial, "FINISHED" if self._phases.get(trial.trial_id) == "finished" else "KILLED")
+        self._end(trial, self._status_of(trial))
+        self._open().catch_up()
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """FAILED, with the error in one line; KILLED where it was told to stop."""
@@ -150,6 +168,7 @@ class TrialTracker(Callback):
             self._end(trial, "KILLED")
         else:
             self._end(trial, "FAILED", error_line(trial))
+        self._open().catch_up()
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         """Close what an interrupted sweep leaves open, and wait for the store."""
@@ -171,7 +190,8 @@ class TrialTracker(Callback):
             self._run_id = state.get("parent_run_id")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_writer": None, "_started": False, "_run_id": self._known_run_id()}
+        fresh = {"_writer": None, "_started": False, "_made_good": False}
+        return {**self.__dict__, **fresh, "_run_id": self._known_run_id()}
 
     def _known_run_id(self) -> str | None:
         return (self._writer.parent_run_id if self._writer else None) or self._run_id
@@ -196,6 +216,9 @@ class TrialTracker(Callback):
     def _end(self, trial: Trial, status: str, error: str = "") -> None:
         self._statuses[trial.trial_id] = status
         self._open().put(TrialEnd(trial.trial_id, status, error))
+
+    def _status_of(self, trial: Trial) -> str:
+        return "FINISHED" if self._phases.get(trial.trial_id) == "finished" else "KILLED"
 
     def _close(self) -> str | None:
         """End the thread; keep what the store did not take."""

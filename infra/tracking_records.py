@@ -22,7 +22,8 @@ class SweepStart:
 class TrialStart:
     """A trial begins or goes on.
 
-    `params` are the config's dotted keys, `changed` its point of the space in words, `config` the config itself.
+    `params` are the config's dotted keys, `changed` its point of the space in words, `config` the config itself. One
+    that is `over` is told again after a restore: its records are written only where its run is not closed.
     """
 
     trial_id: str
@@ -30,6 +31,7 @@ class TrialStart:
     params: dict[str, str]
     changed: str = ""
     config: dict[str, Any] = field(default_factory=dict)
+    over: bool = False
 
 
 @dataclass(frozen=True)

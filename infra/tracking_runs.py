@@ -68,11 +68,15 @@ class RunRecorder:
         self._sweep = sweep
         self._experiment_id = self._open_experiment(experiment)
         self._runs: dict[str, RunState] = {}
+        self._closed: set[str] = set()
+        """Trials that are over, and whose runs say so: there is nothing to tell again."""
         self.parent_run_id: str | None = None
 
     def apply(self, record: Record) -> None:
         """Write one record; raises what MLflow raises, and may then be called with it again."""
         match record:
+            case Report() | TrialEnd() if record.trial_id in self._closed:
+                return
             case SweepStart():
                 self._start_sweep(record)
             case TrialStart():
@@ -132,6 +136,10 @@ class RunRecorder:
 
     def _start_trial(self, record: TrialStart) -> None:
         found = self._find_run(record.trial_id)
+        self._closed.discard(record.trial_id)
+        if record.over and found is not None and found.info.status != "RUNNING":
+            self._closed.add(record.trial_id)
+            return
         if found is None:
             tags = {
                 "mlflow.parentRunId": self.parent_run_id or "",

@@ -1,7 +1,7 @@
 """A thread that writes records into the tracking store, in order, and outlives the store's absences.
 
-The trials never wait for it. What the store can't take is tried again with back-off; what it has not taken at the end
-is handed back, and `infra.tracking_kept` keeps it.
+The trials never wait for it, nor does the sweep for a store that fails. What the store can't take is tried again with
+back-off; what it has not taken at the end is handed back, and `infra.tracking_kept` keeps it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ PATIENCE_S = 60.0
 """How long `close` waits for a store that has not failed; every written record starts it anew."""
 FAILING_PATIENCE_S = 8.0
 """How long `close` waits for a store that fails."""
+CATCH_UP_S = 20.0
+"""How long `catch_up` waits for a store that has not failed, after the last record that it took."""
 TRIES = 6
 """After so many failures of one record, ask whether the store works at all; if it does, the record is set aside."""
 THREAD_NAME = "epoch14-tracking"
@@ -87,12 +89,19 @@ class TrackingWriter:
             self._pending.append(record)
             self._changed.notify_all()
 
+    def catch_up(self) -> bool:
+        """Wait until everything queued is written, unless the store fails; returns whether it is."""
+        return self._wait(CATCH_UP_S, 0.0)
+
     def flush(self) -> bool:
         """Wait until everything queued is written, as long as there is hope; returns whether it is."""
+        return self._wait(PATIENCE_S, FAILING_PATIENCE_S)
+
+    def _wait(self, patience_s: float, failing_patience_s: float) -> bool:
         with self._changed:
             self._last_progress = time.monotonic()
             while self._pending:
-                patience = FAILING_PATIENCE_S if self._trouble else PATIENCE_S
+                patience = failing_patience_s if self._trouble else patience_s
                 left = self._last_progress + patience - time.monotonic()
                 if left <= 0:
                     return False

@@ -96,7 +96,14 @@ class RayHere:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", ResourceWarning)
-            ray.init(**self._mode(in_process=in_process), num_cpus=2, include_dashboard=False, log_to_driver=False)
+            # Without an address Ray would join whatever cluster this machine happens to run.
+            ray.init(
+                **self._mode(in_process=in_process),
+                address="local",
+                num_cpus=2,
+                include_dashboard=False,
+                log_to_driver=False,
+            )
 
     def _mode(self, *, in_process: bool) -> dict[str, Any]:
         from ray._private import worker

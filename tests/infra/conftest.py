@@ -109,13 +109,16 @@ class Sweep:
         return trial
 
     def report(self, trial: Trial, start: int, stop: int, loss: Loss = falling, **changes: Any) -> None:
-        """Report its steps [start, stop) as `run_trial` does, among Tune's own keys."""
+        """Report its steps [start, stop) as `run_trial` does."""
+        self.tracker.on_trial_result(0, self.trials, trial, self.row(start, stop, loss, **changes))
+
+    def row(self, start: int, stop: int, loss: Loss = falling, **changes: Any) -> dict[str, Any]:
+        """What `run_trial` reports of the steps [start, stop), among Tune's own keys."""
         moments = {"lr": 0.1, "input_mean": [0.1, -0.2, 0.3]}
         history = [{"step": step, "loss": loss(step), **moments} for step in range(start, stop)]
         row = {"step": stop - 1, "epoch": 0, "phase": "training", "loss": loss(stop - 1), "lr": 0.1, "val_top1": 0.0}
         row |= {"best_val_top1": 0.0, "images_per_s": 9.5, "symptom": "", "history": history, "diagnosis": None}
-        row |= {"training_iteration": 1, "trial_id": "not ours", **changes}
-        self.tracker.on_trial_result(0, self.trials, trial, row)
+        return row | {"training_iteration": 1, "trial_id": "not ours", **changes}
 
     def complete(self, trial: Trial) -> None:
         """End it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from ray.tune.experiment import Trial
 from infra.tracking_callback import TrialTracker
 from infra.tracking_search import run_place
 from infra.tracking_values import MAX_TAG_CHARS
+from tests.infra.conftest import POINT
 from trainables.errors import TrackingError
 from trainables.speed import SPEEDS
 
@@ -186,6 +188,45 @@ def test_a_restored_sweep_goes_on_in_its_runs(store: Store) -> None:
     assert [step for step, _ in store.losses(child)] == list(range(60))
     assert child.data.metrics["best_val_top1"] == 0.6
     assert [value for _, value in store.losses(child, "best_val_top1")] == [0.4, 0.6]
+
+
+def test_a_killed_driver_leaves_no_end_untold(store: Store) -> None:
+    """An end is in the store before Tune can know of it; one that is missing there is made good on a restore, once."""
+    script = (
+        "import os, signal\n"
+        "from tests.infra.conftest import Store\n"
+        "from pathlib import Path\n"
+        f"sweep = Store({store.uri!r}, Path({str(store.storage)!r}), {store.experiment!r}).sweep()\n"
+        "sweep.tracker.setup()\n"
+        "told, untold = sweep.start('t_00000'), sweep.start('t_00001')\n"
+        "sweep.report(untold, 0, 30)\n"
+        "sweep.report(told, 0, 40, phase='finished')\n"
+        "sweep.complete(told)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGKILL, "", "")
+    parent, told, untold = store.runs()
+    assert [run.info.status for run in (parent, told, untold)] == ["RUNNING", "FINISHED", "RUNNING"]
+    assert len(store.losses(told)) == 40
+
+    tracker = store.tracker(parent_run_id=parent.info.run_id)
+    sweep = store.sweep(tracker)
+    tracker.setup()
+    for trial_id in ("t_00000", "t_00001", "t_00002"):
+        trial = Trial("run_trial", stub=True, trial_id=trial_id, config=POINT)
+        trial.update_last_result(sweep.row(20, 40, phase="finished"))
+        trial.set_status(Trial.TERMINATED)
+        sweep.trials.append(trial)
+    tracker.on_step_begin(0, sweep.trials)
+    tracker.on_step_begin(1, sweep.trials)
+    tracker.on_experiment_end(sweep.trials)
+    assert tracker.finish([]) is None
+
+    assert [run.info.status for run in store.runs()] == ["FINISHED"] * 4
+    assert store.trial("t_00000").info.end_time == told.info.end_time
+    assert [step for step, _ in store.losses(store.trial("t_00001"))] == list(range(40))
+    assert [step for step, _ in store.losses(store.trial("t_00002"))] == list(range(20, 40))
 
 
 def test_a_result_that_comes_before_its_start_begins_the_run(local: Store) -> None:
