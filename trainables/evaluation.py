@@ -25,6 +25,8 @@ class Evaluation:
     top5: float
     loss: float
     """Mean cross-entropy, in nats."""
+    input_moments: tuple[float, ...] = ()
+    """Per-channel means, then standard deviations, of the normalised input."""
 
 
 @torch.no_grad()
@@ -39,6 +41,7 @@ def evaluate(
     ids = ingredients.sample_ids[ranks.rank :: ranks.world_size]
     parts = np.split(ids, range(batch_size, len(ids), batch_size))
     totals = torch.zeros(4, dtype=torch.float64, device=state.device)
+    moments = torch.zeros(2, 3, dtype=torch.float64, device=state.device)
     state.model.eval()
     decoded = Prefetcher(lambda i: ingredients.decode(parts[i]), loader_threads, stop_step=len(parts))
     with state.averaged_weights(), norm_settings(state.model, ingredients.norm), matrix_precision(amp, state.device):
@@ -49,12 +52,22 @@ def evaluate(
             for i in range(len(parts)):
                 images, kept = decoded.get(i)
                 labels = torch.from_numpy(ingredients.label(kept)).to(state.device)
+                inputs = to_input(images, ingredients.normalize, state)
                 with autocast(amp, state.device):
-                    logits: Tensor = state.model(to_input(images, ingredients.normalize, state))
+                    logits: Tensor = state.model(inputs)
+                moments += moment_sums(inputs)
                 totals += evaluation_sums(logits.float(), labels, ingredients)
     state.model.train()
     top1, top5, loss, count = ranks.sum(totals).tolist()
-    return Evaluation(top1 / count, top5 / count, loss / count)
+    mean, square = ranks.sum(moments) / count
+    std = (square - mean**2).clamp(min=0.0).sqrt()
+    return Evaluation(top1 / count, top5 / count, loss / count, (*mean.tolist(), *std.tolist()))
+
+
+def moment_sums(inputs: Tensor) -> Tensor:
+    """Per-channel means and mean squares of each sample, summed over the samples: float64 [2, 3]."""
+    pixels = inputs.float()
+    return torch.stack([pixels.mean((2, 3)), pixels.square().mean((2, 3))]).sum(1, dtype=torch.float64)
 
 
 def evaluation_sums(logits: Tensor, labels: Tensor, ingredients: EvaluationIngredients) -> Tensor:

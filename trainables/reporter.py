@@ -72,11 +72,13 @@ class Reporter:
         row |= {f"input_std_{c}": value for c, value in zip("rgb", signals.input_std, strict=True)}
         self.history.append(row)
 
-    def add_evaluation(self, evaluation: Evaluation) -> None:
-        """Take an evaluation after the last step."""
+    def add_evaluation(self, evaluation: Evaluation, bn_top1_lost: float = math.nan) -> None:
+        """Take an evaluation after the last step, and what its running statistics lose where there are any."""
         self.top1, self.best_top1 = evaluation.top1, max(self.best_top1, evaluation.top1)
         if self.history:
             self.history[-1] |= {"val_top1": evaluation.top1, "val_top5": evaluation.top5, "val_loss": evaluation.loss}
+            if math.isfinite(bn_top1_lost):
+                self.history[-1]["bn_top1_lost"] = bn_top1_lost
 
     def send(
         self,

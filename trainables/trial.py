@@ -21,7 +21,7 @@ from trainables.config import TrialConfig
 from trainables.course import Action, Course, Event
 from trainables.data.index import open_index
 from trainables.data.quarantine import check_quarantined
-from trainables.detectors import Detector, EvaluationSignals, Symptom
+from trainables.detectors import Detector, Symptom
 from trainables.diagnosis.snapshots import SnapshotRing
 from trainables.diagnosis.verdict import Diagnosis
 from trainables.evaluation import evaluate
@@ -36,6 +36,7 @@ from trainables.resume import check_same_run, restore_run, run_meta
 from trainables.shares import check_shares
 from trainables.speed import Speedometer
 from trainables.state import Snapshot
+from trainables.statistics_check import evaluation_signals
 from trainables.step_signals import StepSignals
 
 log = logging.getLogger(__name__)
@@ -292,13 +293,13 @@ class Trial:
     def _evaluate(self, done: int) -> Symptom | None:
         """Score val/ with the state after `done` steps, and ask the detector what that shows."""
         with self.reporter.speed.paused():
-            threads = self.config.data.loader_threads
-            scores = evaluate(self.state, self.course.evaluations(done), loader_threads=threads)
-        self.reporter.add_evaluation(scores)
+            ingredients, final = self.course.evaluations(done), done == self.config.max_steps
+            scores = evaluate(self.state, ingredients, loader_threads=self.config.data.loader_threads)
+            signals = evaluation_signals(self.state, ingredients, scores, final=final)
+        self.reporter.add_evaluation(scores, signals.lost)
         if not self.over or self.course.is_full:
             return None
-        final = done == self.config.max_steps
-        symptom = self.detector.update_evaluation(EvaluationSignals(done, scores.loss, scores.top1, final=final))
+        symptom = self.detector.update_evaluation(signals)
         return None if symptom is None or self.course.goes_on(symptom) else symptom
 
     def _gather_quarantined(self) -> None:

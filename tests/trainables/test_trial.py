@@ -61,12 +61,13 @@ def test_each_step_is_reported_once(healthy: Run) -> None:
 def test_rows_have_the_protocols_keys(healthy: Run) -> None:
     """Exactly those, so that every reader finds the same; the fingerprints on every RATIO_EVERY-th step."""
     assert all(set(row) == ROW for row in healthy.rows)
-    at_times = {"val_top1", "val_top5", "val_loss", *MEASURED}
+    at_times = {"val_top1", "val_top5", "val_loss", "bn_top1_lost", *MEASURED}
     assert all(set(step) - at_times == STEP for step in healthy.history)
     measured = {step["step"]: set(MEASURED) & set(step) for step in healthy.history if set(MEASURED) & set(step)}
     # One rank has no other to compare with.
     assert measured == {0: set(MEASURED) - {"weight_checksum_spread"}}
     assert [step["step"] for step in healthy.history if "val_top5" in step] == [2, 5, 7]
+    assert [step["step"] for step in healthy.history if "bn_top1_lost" in step] == [2, 5, 7]
     assert all(row["diagnosis"] is None and row["symptom"] == "" and row["replay"] == "" for row in healthy.rows)
 
 

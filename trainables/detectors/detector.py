@@ -108,4 +108,5 @@ class Detector:
 
     def _symptom(self, step: int, finding: Finding) -> Symptom:
         baseline = finding.baseline or self.memory.baseline_before(finding.onset)
-        return Symptom(finding.kind, step, finding.onset, finding.severity, finding.detail, baseline)
+        told = finding.severity, finding.detail, baseline, finding.of_input
+        return Symptom(finding.kind, step, finding.onset, *told)

@@ -18,3 +18,5 @@ class Finding:
     detail: str
     baseline: Baseline | None = None
     """What the rule measured against; None: the accepted steps before the onset."""
+    of_input: bool = False
+    """As of a symptom."""

@@ -27,3 +27,5 @@ class Symptom:
     """One sentence with the numbers."""
     baseline: Baseline
     """The healthy stretch before it, frozen: replays are scored against it."""
+    of_input: bool = False
+    """Of an eval gap: it is the input of the evaluation that changed, however much of its skill that costs."""

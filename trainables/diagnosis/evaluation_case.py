@@ -59,6 +59,8 @@ class EvaluationCase:
     """The evaluation after the state's last step, faults included, over the samples that are scored."""
     symptom: Symptom
     severity: GapSeverity
+    own_severity: GapSeverity
+    """Of training data in evaluation against training mode."""
     thresholds: Thresholds
     progress: Progress
     own: Statistics
@@ -108,7 +110,7 @@ class EvaluationCase:
         scores = evaluate(self.state, ingredients, batch_size=batch_size, loader_threads=threads)
         set_statistics(self.state, self.own)
         log.info("evaluation, %s: top-1 %.4f, loss %.4g", label, scores.top1, scores.loss)
-        return Score(scores.top1, scores.loss, len(ingredients.sample_ids))
+        return Score(scores.top1, scores.loss, len(ingredients.sample_ids), scores.input_moments)
 
     def on_training_data(self, ingredients: EvaluationIngredients) -> EvaluationIngredients:
         """The same of training samples."""

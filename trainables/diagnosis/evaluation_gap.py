@@ -43,6 +43,9 @@ PLACEBO_BATCH = 96
 """Batch size of the evaluation that is the placebo; else it is 256."""
 ROUNDING = 0.01
 """Relative difference of the loss that another batch size may make, in half precision."""
+OWN_SHARE = 1.0 / 24.0
+"""Unit of what training data lose in evaluation, against training mode with its augmentation and batches: an eighth of
+the skill is no gap."""
 KEPT = 0.25
 """Share of training's skill that even an overfitted model keeps on val/."""
 
@@ -94,7 +97,8 @@ def diagnose_evaluation(
         stream,
         replace(as_run, sample_ids=scored_ids(recipe, as_run.sample_ids)),
         symptom,
-        GapSeverity(len(recipe.index.classes)),
+        GapSeverity(len(recipe.index.classes), of_input=symptom.of_input),
+        GapSeverity(len(recipe.index.classes), OWN_SHARE),
         Thresholds(config.diagnosis.present_score, config.diagnosis.absent_score),
         progress,
         own=own_statistics(state),
@@ -131,7 +135,6 @@ def examine(case: EvaluationCase, snapshots: SnapshotRing) -> Diagnosis:
 
 def run_controls(case: EvaluationCase, references: Sequence[Reference]) -> tuple[Scores, Controls, str]:
     """The evaluation repeated, at another batch size, and with all references; the last value says what failed."""
-    severity = case.severity
     as_run, again = case.score("as run", []), case.score("as run, again", [])
     placebo = case.score("placebo", [], batch_size=PLACEBO_BATCH)
     scores = Scores(
@@ -141,7 +144,8 @@ def run_controls(case: EvaluationCase, references: Sequence[Reference]) -> tuple
         case.score("training data as run", [], training=True),
         case.score("training data, all reference", references, training=True),
     )
-    own_gap = severity(scores.train_expected, scores.training_mode)
+    severity = case.severity = case.severity.of_gap(as_run, scores.expected)
+    own_gap = case.own_severity(scores.train_expected, scores.training_mode)
     controls = Controls(
         exact=severity(as_run, scores.expected),
         # nan is not itself, but here it is.

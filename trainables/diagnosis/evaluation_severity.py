@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trainables.baseline import NON_FINITE_SCORE
+from trainables.detectors.evaluated import INPUT_UNIT
 
-SHARE = 1.0 / 24.0
-"""Share of the expected skill that is one unit: at the default thresholds a quarter of it that is missing is a gap, and
-an eighth is none. The detector speaks at half of it."""
+SHARE = 1.0 / 60.0
+"""Share of the expected skill that is one unit: at the default thresholds a tenth of it that is missing is a gap, and
+a twentieth is none. The detector speaks at an eighth."""
+GAP_SHARE = 1.0 / 24.0
+"""The same as a share of the gap itself: of a large one a quarter that stays is present, and an eighth is none."""
+ERRORS = 0.5
+"""Standard errors that are one unit."""
 LEARNED = 0.2
 """Skill from which a model can have a gap at all."""
 
@@ -22,17 +27,26 @@ class Score:
     loss: float
     """Mean cross-entropy, in nats."""
     count: int
+    input_moments: tuple[float, ...] = ()
+    """Per-channel means, then standard deviations, of the normalised input; empty: not to be compared."""
 
 
 @dataclass(frozen=True)
 class GapSeverity:
-    """Severity of an eval gap: the skill that is missing, in units of `SHARE` of the expected skill or of its noise.
+    """Severity of an eval gap: the skill that is missing, or how far the input is from the expected one.
 
-    Skill is top-1 above guessing, (top1 - 1/C) / (1 - 1/C). The noise is the binomial standard error of the difference
-    of the two scores, so that a small val/ has no gap by chance.
+    Skill is top-1 above guessing, (top1 - 1/C) / (1 - 1/C), in units of `share` of the expected skill, of `GAP_SHARE`
+    of the gap that is diagnosed, or of `ERRORS` binomial standard errors of the difference, so that a small val/ has
+    no gap by chance. Where it is the input that changed, this is compared too, by its moments in the detector's units:
+    another input is at fault however much of it a model bears.
     """
 
     classes: int
+    share: float = SHARE
+    gap: float = 0.0
+    """Skill that is missing in the evaluation that is diagnosed."""
+    of_input: bool = False
+    """Whether the input is compared."""
 
     def __call__(self, score: Score, expected: Score) -> float:
         """0 and below: no gap; NON_FINITE_SCORE where the loss is not finite."""
@@ -40,7 +54,14 @@ class GapSeverity:
             return NON_FINITE_SCORE
         skill = self.skill(expected)
         noise = math.hypot(_standard_error(score), _standard_error(expected)) / (1.0 - 1.0 / self.classes)
-        return (skill - self.skill(score)) / max(noise, SHARE * skill)
+        missing = (skill - self.skill(score)) / max(ERRORS * noise, self.share * skill, GAP_SHARE * self.gap)
+        apart = _distance(score.input_moments, expected.input_moments) / INPUT_UNIT
+        return max(missing, apart) if apart and self.of_input else missing
+
+    def of_gap(self, score: Score, expected: Score) -> GapSeverity:
+        """The severity that the parts of the gap between these two are measured by."""
+        lost = self.skill(expected) - (self.skill(score) if math.isfinite(score.loss) else 0.0)
+        return replace(self, gap=max(0.0, lost))
 
     def skill(self, score: Score) -> float:
         """Top-1 above guessing: 0 at 1/C, 1 at 1."""
@@ -50,6 +71,11 @@ class GapSeverity:
     def has_learned(self, score: Score) -> bool:
         """Whether there is enough skill for a part of it to be missing."""
         return math.isfinite(score.loss) and self.skill(score) >= LEARNED
+
+
+def _distance(moments: tuple[float, ...], expected: tuple[float, ...]) -> float:
+    """Largest difference; 0 where either is unknown."""
+    return max((abs(a - b) for a, b in zip(moments, expected, strict=False)), default=0.0)
 
 
 def _standard_error(score: Score) -> float:

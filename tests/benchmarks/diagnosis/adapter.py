@@ -19,7 +19,7 @@ from trainables.build import build_state
 from trainables.checkpoint_format import pack_tensors
 from trainables.config import TrialConfig
 from trainables.data.index import ImageIndex, open_index
-from trainables.detectors import Detector, EvaluationSignals, Symptom
+from trainables.detectors import Detector, Symptom
 from trainables.diagnosis.diagnose import diagnose
 from trainables.diagnosis.evaluation_training import diagnose_gap
 from trainables.diagnosis.snapshots import SnapshotRing
@@ -32,6 +32,7 @@ from trainables.loop import run_steps, train_step
 from trainables.ranks import Ranks
 from trainables.recipe import Recipe
 from trainables.state import Snapshot
+from trainables.statistics_check import evaluation_signals
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,10 @@ class Training:
         step = self.state.step
         if step % self.config.eval_every:
             return None
-        scores = evaluate(self.state, self.evaluations(step))
+        ingredients = self.evaluations(step)
+        scores = evaluate(self.state, ingredients)
         final = step == self.config.max_steps
-        return self.detector.update_evaluation(EvaluationSignals(step, scores.loss, scores.top1, final=final))
+        return self.detector.update_evaluation(evaluation_signals(self.state, ingredients, scores, final=final))
 
     def diagnose(self, symptom: Symptom) -> Verdict:
         """Replay it, an evaluation's symptom by evaluations; the live state is put back."""

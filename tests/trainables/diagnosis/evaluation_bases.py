@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -55,8 +55,13 @@ class Base:
             ring.offer(trial.state)
         return cls(trial.config, trial.recipe, trial.state, ring, trial.state.snapshot())
 
-    def diagnose(self, swaps: Sequence[Swap] = (), steps: int = 0, edit: Edit | None = None) -> Diagnosis:
-        """Go on for `steps` with `swaps`, change the state by `edit`, and diagnose the evaluation that comes then."""
+    def diagnose(
+        self, swaps: Sequence[Swap] = (), steps: int = 0, edit: Edit | None = None, *, of_input: bool = False
+    ) -> Diagnosis:
+        """Go on for `steps` with `swaps`, change the state by `edit`, and diagnose the evaluation that comes then.
+
+        of_input: whether the detector saw another input than before.
+        """
         self.state.restore(self.start)
         ring = SnapshotRing(10, 4)
         ring.first, ring.recent = self.ring.first, self.ring.recent.copy()
@@ -71,7 +76,7 @@ class Base:
             self.state,
             with_evaluation_swaps(self.recipe.evaluation, swaps),
             stream,
-            symptom_at(START + steps),
+            replace(symptom_at(START + steps), of_input=of_input),
             ring,
             self.progress.append,
         )

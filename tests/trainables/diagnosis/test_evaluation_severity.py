@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -13,17 +14,38 @@ SEVERITY = GapSeverity(10)
 GOOD = Score(0.91, 0.3, 10_000)
 
 
-@pytest.mark.parametrize(("lost", "severity"), [(0.0, 0.0), (0.125, 3.0), (0.25, 6.0), (1.0, 24.0)])
-def test_a_quarter_of_the_skill_is_present_and_an_eighth_absent(lost: float, severity: float) -> None:
+@pytest.mark.parametrize(("lost", "severity"), [(0.0, 0.0), (0.05, 3.0), (0.1, 6.0), (1.0, 60.0)])
+def test_a_tenth_of_the_skill_is_present_and_a_twentieth_absent(lost: float, severity: float) -> None:
     """At the default thresholds of 6 and 3."""
-    score = Score(0.1 + 0.81 * (1.0 - lost), 1.0, 10_000)
-    assert SEVERITY(score, GOOD) == pytest.approx(severity)
+    many = replace(GOOD, count=1_000_000)
+    assert SEVERITY(replace(many, top1=0.1 + 0.81 * (1.0 - lost)), many) == pytest.approx(severity)
+
+
+def test_of_a_large_gap_a_little_may_stay() -> None:
+    """An eighth of it is absent, a quarter present; a small one is measured by the skill."""
+    many = replace(GOOD, count=1_000_000)
+    whole = SEVERITY.of_gap(replace(many, top1=0.1), many)
+    severities = [whole(replace(many, top1=0.91 - 0.81 * lost), many) for lost in (0.125, 0.25, 1.0)]
+    assert severities == pytest.approx([3.0, 6.0, 24.0])
+    small = SEVERITY.of_gap(replace(many, top1=0.91 - 0.081), many)
+    assert small(replace(many, top1=0.91 - 0.081), many) == pytest.approx(6.0)
+    assert SEVERITY.of_gap(replace(GOOD, loss=math.nan), GOOD).gap == pytest.approx(SEVERITY.skill(GOOD))
+
+
+def test_another_input_is_a_gap_however_little_it_costs() -> None:
+    """By the largest change of a moment, if the input is what changed; else, and of the same one, the skill counts."""
+    seen = replace(GOOD, input_moments=(0.0, 0.1, 0.2, 1.0, 1.0, 1.0))
+    swapped = replace(seen, input_moments=(0.2, 0.1, 0.0, 1.0, 1.0, 1.0))
+    of_input = replace(SEVERITY, of_input=True)
+    assert of_input(swapped, seen) == pytest.approx(20.0)
+    assert of_input(seen, seen) == of_input(GOOD, swapped) == 0.0
+    assert SEVERITY(swapped, seen) == 0.0
 
 
 def test_a_small_split_has_no_gap_by_chance() -> None:
     """Three of sixteen samples more that are wrong are less than two standard errors."""
     few, fewer = Score(14 / 16, 0.3, 16), Score(11 / 16, 0.9, 16)
-    assert 0.0 < SEVERITY(fewer, few) < 2.0
+    assert 0.0 < SEVERITY(fewer, few) < 3.0
     assert SEVERITY(Score(11 / 16, 0.9, 10_000), Score(14 / 16, 0.3, 10_000)) > 5.0
 
 

@@ -97,6 +97,13 @@ def test_a_foreign_input_that_costs_little_is_not_named(digits: Base, normalizat
     assert "evaluation_pixels" in [row.ingredient for row in found.table]
 
 
+def test_a_foreign_input_is_named_where_the_input_is_what_changed(digits: Base) -> None:
+    """However little it costs: the images are the same, and their moments are not."""
+    faults = digits.faults("evaluation_preprocessing", normalization="one_scale")
+    found = digits.diagnose(faults, 1, of_input=True)
+    assert found.cause == "train_eval_mismatch"
+
+
 def test_two_faults_at_once_are_not_blamed_on_one(digits: Base) -> None:
     """Neither is necessary alone."""
     found = digits.diagnose(digits.faults("wrong_metric"), 1, damage)
