@@ -102,16 +102,16 @@ class Evaluations:
         """What `state_dict` gave."""
         best = float(row["best_train_loss"])
         recent = [(float(skill), one_nan(float(loss))) for skill, loss in row.get("recent", ())]
-        kept = row.get("looks", {"input_moments": (), "before": {}})
-        looks = Looks(tuple(kept["input_moments"]), StatisticsLoss(**kept["before"]))
+        kept = row.get("looks", {"input_moments": (), "losses": ()})
+        looks = Looks(tuple(kept["input_moments"]), [StatisticsLoss(**loss) for loss in kept["losses"]])
         return cls(**{**row, "best_train_loss": one_nan(best), "recent": recent, "looks": looks})
 
 
 def eval_gap(memory: Memory, past: Evaluations, evaluation: EvaluationSignals) -> Finding | None:
     """Take an evaluation; a finding where the gap is confirmed."""
     train_loss = evaluation.train_loss if math.isfinite(evaluation.train_loss) else memory.train_loss()
+    past.looks.take(statistics_loss(memory, evaluation))
     complaint = judge(memory, past, evaluation, train_loss)
-    past.looks.before = statistics_loss(memory, evaluation)
     if complaint is None:
         past.take_good(evaluation.step, skill_of(evaluation.val_top1, memory.chance), train_loss)
         past.looks.input_moments = evaluation.input_moments
@@ -136,7 +136,7 @@ def judge(memory: Memory, past: Evaluations, evaluation: EvaluationSignals, trai
         complaints.append(far_behind(memory, evaluation, train_loss))
     if not settling:
         complaints.append(fallen(past, evaluation, train_loss, memory.chance))
-        complaints.append(stale_statistics(past.looks, statistics_loss(memory, evaluation)))
+        complaints.append(stale_statistics(past.looks))
     return next((found for found in complaints if found and found.score >= memory.config.spike_score), None)
 
 

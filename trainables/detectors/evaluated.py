@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass, field
 
 STALE = 0.125
-"""Share of its skill that val/ loses to running statistics, in the mean of two evaluations in a row. Sound ones lose up
-to 0.1, at a batch of 8 and while the run still learns fast."""
+"""Share of its skill that val/ loses to running statistics, in the mean of `IN_A_ROW` evaluations; half of it in the
+last two. Sound ones lose up to 0.09 in the mean, at a batch of 8 and while the run learns fast, and up to 0.3 once."""
+IN_A_ROW = 4
+"""Evaluations that this mean is taken over."""
 SURE = 3.0
 """Standard errors that this loss is beyond."""
 STALE_UNIT = STALE / 6.0
@@ -26,7 +28,7 @@ class Complaint:
     """In noise units."""
     why: str
     confirmed: bool = False
-    """It rests on two evaluations."""
+    """It rests on several evaluations."""
     of_input: bool = False
     """As of a symptom."""
 
@@ -54,8 +56,12 @@ class Looks:
 
     input_moments: tuple[float, ...] = ()
     """Of the last good one."""
-    before: StatisticsLoss = field(default_factory=StatisticsLoss)
-    """Of the last one."""
+    losses: list[StatisticsLoss] = field(default_factory=list)
+    """Of the last `IN_A_ROW`, oldest first."""
+
+    def take(self, loss: StatisticsLoss) -> None:
+        """Remember what an evaluation's running statistics lose."""
+        self.losses = [*self.losses, loss][-IN_A_ROW:]
 
 
 def changed_input(past: Looks, moments: tuple[float, ...]) -> Complaint | None:
@@ -68,15 +74,17 @@ def changed_input(past: Looks, moments: tuple[float, ...]) -> Complaint | None:
     return Complaint(change / INPUT_UNIT, f"channel means and stds of val/ are {shown}", of_input=True)
 
 
-def stale_statistics(past: Looks, now: StatisticsLoss) -> Complaint | None:
-    """Running statistics lose a part of the skill, in this evaluation and the last one together."""
-    share = (past.before.share + now.share) / 2.0
-    noise = math.hypot(past.before.noise, now.noise) / 2.0
-    if not (share > 0.0 and (past.before.lost + now.lost) / 2.0 > SURE * noise):
+def stale_statistics(past: Looks) -> Complaint | None:
+    """Running statistics lose a part of the skill in the last evaluations, the latest included."""
+    shares = [loss.share for loss in past.losses]
+    mean = sum(shares) / IN_A_ROW
+    noise = math.hypot(*(loss.noise / loss.skill for loss in past.losses if loss.share)) / IN_A_ROW
+    still = sum(shares[-2:]) / 2.0 >= STALE / 2.0
+    if len(shares) < IN_A_ROW or not still or not mean > SURE * noise:
         return None
-    why = f"running statistics lose {now.share:.0%} of the skill that a batch's own give, and lost "
-    why += f"{past.before.share:.0%} an evaluation before"
-    return Complaint(share / STALE_UNIT, why, confirmed=True)
+    shown = ", ".join(f"{share:.0%}" for share in shares)
+    why = f"running statistics lose {shown} of the skill that a batch's own give, in {IN_A_ROW} evaluations in a row"
+    return Complaint(mean / STALE_UNIT, why, confirmed=True)
 
 
 def _shown(moments: tuple[float, ...]) -> str:
