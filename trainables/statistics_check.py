@@ -20,7 +20,7 @@ from trainables.precision import autocast, matrix_precision
 from trainables.rng import generator
 from trainables.state import TrainState
 
-SAMPLES = 256
+SAMPLES = 128
 """Samples of val/ that are compared, the same ones each time."""
 LEAST = 16
 """Samples of one rank below which their own statistics say nothing."""

@@ -37,11 +37,11 @@ class Complaint:
 class StatisticsLoss:
     """What running statistics lose, of samples of val/ that the statistics of their own batch classify right."""
 
-    skill: float = math.nan
+    skill: float = 0.0
     """By the statistics of the batch."""
     lost: float = 0.0
     """Of that skill, by running ones."""
-    noise: float = math.nan
+    noise: float = 0.0
     """Standard error of `lost`."""
 
     @property
