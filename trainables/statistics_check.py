@@ -15,7 +15,7 @@ from trainables.detectors.eval_gap import EvaluationSignals
 from trainables.evaluation import Evaluation
 from trainables.ingredients import EvaluationIngredients
 from trainables.loop import to_input
-from trainables.norms import batch_norms, norm_settings
+from trainables.norms import batch_norms, norm_settings, whole_batch_statistics
 from trainables.precision import autocast, matrix_precision
 from trainables.rng import generator
 from trainables.state import TrainState
@@ -58,7 +58,9 @@ def check_statistics(state: TrainState, ingredients: EvaluationIngredients) -> S
         for by_batch in (False, True):
             for layer in layers:
                 layer.train(by_batch)
-            with norm_settings(state.model, ingredients.norm), autocast(ingredients.amp, state.device):
+            # Small groups of ghost batch norm are noise, which running statistics average out.
+            whole, settings = whole_batch_statistics(state.model), norm_settings(state.model, ingredients.norm)
+            with whole, settings, autocast(ingredients.amp, state.device):
                 rights.append(state.model(inputs).argmax(dim=1) == labels)
     state.model.train()
     running, batch = rights

@@ -12,6 +12,7 @@ import torch
 from tests.trainables.conftest import Bench, Tiny
 from trainables.evaluation import evaluate
 from trainables.loop import run_steps, to_input
+from trainables.norm_layers import GhostBatchNorm2d
 from trainables.norms import batch_norms
 from trainables.rng import generator
 from trainables.statistics_check import LEAST, SAMPLES, check_statistics, evaluation_signals
@@ -89,3 +90,18 @@ def test_a_model_without_batch_norm_has_nothing_to_check(build: Build, tiny: Tin
     inputs = ingredients.normalize(images).double()
     expected = [*inputs.mean((0, 2, 3)).tolist(), *inputs.std((0, 2, 3), correction=0).tolist()]
     assert signals.input_moments == pytest.approx(expected, abs=1e-5)
+
+
+def test_ghosts_are_judged_by_the_whole_batch(build: Build, tiny: Tiny) -> None:
+    """In their small groups a good network guesses; that noise would hide what running statistics lose."""
+    bench = build(tiny(max_steps=STEPS + 1, optim={"lr": 0.01}, model={"norm": "ghost_bn", "ghost_batch_size": 4}))
+    for _ in run_steps(bench.state, bench.stream, 0, STEPS, loader_threads=0):
+        pass
+    check = check_statistics(bench.state, bench.recipe.evaluation(STEPS))
+    assert check is not None
+    ghosts = [module for module in bench.state.model.modules() if isinstance(module, GhostBatchNorm2d)]
+    assert {module.ghost_batch_size for module in ghosts} == {4}
+    for module in ghosts:
+        module.ghost_batch_size = None
+    whole = check_statistics(bench.state, bench.recipe.evaluation(STEPS))
+    assert check == whole
