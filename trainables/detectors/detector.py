@@ -108,5 +108,6 @@ class Detector:
 
     def _symptom(self, step: int, finding: Finding) -> Symptom:
         baseline = finding.baseline or self.memory.baseline_before(finding.onset)
-        told = finding.severity, finding.detail, baseline, finding.of_input
-        return Symptom(finding.kind, step, finding.onset, *told)
+        return Symptom(
+            finding.kind, step, finding.onset, finding.severity, finding.detail, baseline, of_input=finding.of_input
+        )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from trainables.detectors.inputs import show_moments
+
 STALE = 0.125
 """Share of its skill that val/ loses to running statistics, in the mean of `IN_A_ROW` evaluations; half of it in the
 last two. Sound ones lose up to 0.09 in the mean, at a batch of 8 and while the run learns fast, and up to 0.3 once."""
@@ -66,12 +68,19 @@ class Looks:
 
 def changed_input(past: Looks, moments: tuple[float, ...]) -> Complaint | None:
     """The same images of val/ have other moments than in the last good evaluation."""
-    if not moments or len(moments) != len(past.input_moments):
+    change = moments_apart(moments, past.input_moments)
+    if not change:
         return None
-    change = max(abs(now - then) for now, then in zip(moments, past.input_moments, strict=True))
-    change = change if math.isfinite(change) else math.inf
     shown = f"{_shown(moments)} where they were {_shown(past.input_moments)}, of the same images"
     return Complaint(change / INPUT_UNIT, f"channel means and stds of val/ are {shown}", of_input=True)
+
+
+def moments_apart(moments: tuple[float, ...], others: tuple[float, ...]) -> float:
+    """Largest difference of two inputs' moments, infinite where one is no number; 0 where either is unknown."""
+    if not moments or len(moments) != len(others):
+        return 0.0
+    apart = max(abs(a - b) for a, b in zip(moments, others, strict=True))
+    return apart if math.isfinite(apart) else math.inf
 
 
 def stale_statistics(past: Looks) -> Complaint | None:
@@ -89,4 +98,4 @@ def stale_statistics(past: Looks) -> Complaint | None:
 
 def _shown(moments: tuple[float, ...]) -> str:
     half = len(moments) // 2
-    return ", ".join(f"{mean:.2f}+-{std:.2f}" for mean, std in zip(moments[:half], moments[half:], strict=True))
+    return show_moments(moments[:half], moments[half:])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from trainables.baseline import Baseline, build_baseline, median_moments, pooled_moments
 from trainables.detectors.finding import Finding
 from trainables.detectors.memory import Memory
@@ -18,7 +20,7 @@ def never_declared(memory: Memory, signals: StepSignals) -> Finding | None:
     score = declared.stretch_score(first)
     if score < memory.config.spike_score:
         return None
-    detail = f"{_shown(pooled_moments(first))} at first where {_shown(declared)} was declared"
+    detail = f"{_moments(pooled_moments(first))} at first where {_moments(declared)} was declared"
     return Finding("input_shift", 0, score, detail, declared)
 
 
@@ -32,10 +34,14 @@ def input_shift(memory: Memory, signals: StepSignals) -> Finding | None:
     if score < memory.config.spike_score:
         return None
     onset = next((s.step for s in recent if baseline.input_score(s) > score / 2), recent[0].step)
-    detail = f"{_shown(median_moments(recent))} where {_shown(baseline)} came before"
+    detail = f"{_moments(median_moments(recent))} where {_moments(baseline)} came before"
     return Finding("input_shift", onset, score, detail)
 
 
-def _shown(moments: StepSignals | Baseline) -> str:
-    pairs = zip(moments.input_mean, moments.input_std, strict=True)
-    return "channel means and stds " + ", ".join(f"{mean:.2f}+-{std:.2f}" for mean, std in pairs)
+def show_moments(means: Iterable[float], stds: Iterable[float]) -> str:
+    """`0.10+-0.98, ...`, a channel each."""
+    return ", ".join(f"{mean:.2f}+-{std:.2f}" for mean, std in zip(means, stds, strict=True))
+
+
+def _moments(of: StepSignals | Baseline) -> str:
+    return f"channel means and stds {show_moments(of.input_mean, of.input_std)}"

@@ -59,8 +59,6 @@ class EvaluationCase:
     """The evaluation after the state's last step, faults included, over the samples that are scored."""
     symptom: Symptom
     severity: GapSeverity
-    own_severity: GapSeverity
-    """Of training data in evaluation against training mode."""
     thresholds: Thresholds
     progress: Progress
     own: Statistics

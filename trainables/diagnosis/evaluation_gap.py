@@ -98,7 +98,6 @@ def diagnose_evaluation(
         replace(as_run, sample_ids=scored_ids(recipe, as_run.sample_ids)),
         symptom,
         GapSeverity(len(recipe.index.classes), of_input=symptom.of_input),
-        GapSeverity(len(recipe.index.classes), OWN_SHARE),
         Thresholds(config.diagnosis.present_score, config.diagnosis.absent_score),
         progress,
         own=own_statistics(state),
@@ -144,8 +143,8 @@ def run_controls(case: EvaluationCase, references: Sequence[Reference]) -> tuple
         case.score("training data as run", [], training=True),
         case.score("training data, all reference", references, training=True),
     )
+    own_gap = replace(case.severity, share=OWN_SHARE)(scores.train_expected, scores.training_mode)
     severity = case.severity = case.severity.of_gap(as_run, scores.expected)
-    own_gap = case.own_severity(scores.train_expected, scores.training_mode)
     controls = Controls(
         exact=severity(as_run, scores.expected),
         # nan is not itself, but here it is.

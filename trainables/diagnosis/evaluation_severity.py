@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from trainables.baseline import NON_FINITE_SCORE
-from trainables.detectors.evaluated import INPUT_UNIT
+from trainables.detectors.evaluated import INPUT_UNIT, LEARNED, moments_apart
 
 SHARE = 1.0 / 60.0
 """Share of the expected skill that is one unit: at the default thresholds a tenth of it that is missing is a gap, and
@@ -15,8 +15,6 @@ GAP_SHARE = 1.0 / 24.0
 """The same as a share of the gap itself: of a large one a quarter that stays is present, and an eighth is none."""
 ERRORS = 0.5
 """Standard errors that are one unit."""
-LEARNED = 0.2
-"""Skill from which a model can have a gap at all."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class GapSeverity:
         skill = self.skill(expected)
         noise = math.hypot(_standard_error(score), _standard_error(expected)) / (1.0 - 1.0 / self.classes)
         missing = (skill - self.skill(score)) / max(ERRORS * noise, self.share * skill, GAP_SHARE * self.gap)
-        apart = _distance(score.input_moments, expected.input_moments) / INPUT_UNIT
+        apart = moments_apart(score.input_moments, expected.input_moments) / INPUT_UNIT
         return max(missing, apart) if apart and self.of_input else missing
 
     def of_gap(self, score: Score, expected: Score) -> GapSeverity:
@@ -71,11 +69,6 @@ class GapSeverity:
     def has_learned(self, score: Score) -> bool:
         """Whether there is enough skill for a part of it to be missing."""
         return math.isfinite(score.loss) and self.skill(score) >= LEARNED
-
-
-def _distance(moments: tuple[float, ...], expected: tuple[float, ...]) -> float:
-    """Largest difference; 0 where either is unknown."""
-    return max((abs(a - b) for a, b in zip(moments, expected, strict=False)), default=0.0)
 
 
 def _standard_error(score: Score) -> float:
