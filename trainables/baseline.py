@@ -32,6 +32,8 @@ ERRATIC_SPREAD = 0.1
 """Standard deviation of the loss over that window, as a share of chance, that is erratic rather than stalled."""
 ERRATIC_CAP = 4.0
 """Largest loss, as a multiple of chance, that counts: one batch of the window then moves its mean by a few percent."""
+AT_CHANCE = 0.05
+"""Distance from chance, as a share of it, that counts as chance level."""
 DECLARED_SHIFT = 0.25
 """Largest departure of the first steps' input moments from the declared ones, in units of the normalised input."""
 
@@ -49,6 +51,8 @@ class Baseline:
     input_mean: tuple[float, ...] = ()
     input_std: tuple[float, ...] = ()
     input_noise: float = INPUT_FLOOR
+    mixing_cost: float = 0.0
+    """What mixup and CutMix add to a loss, in nats a nat of their targets' entropy; level and noise are without it."""
     declared: bool = False
     """True: the moments are those that the data index promises, not those of earlier steps."""
 
@@ -64,6 +68,17 @@ class Baseline:
             return NON_FINITE_SCORE
         return min(NON_FINITE_SCORE, (loss - self.level) / self.noise)
 
+    def step_score(self, signals: StepSignals) -> float:
+        """`loss_score` of a step, without what mixing costs; NON_FINITE_SCORE where the step is not finite."""
+        return self.loss_score(signals.unmixed(self.mixing_cost).loss) if signals.finite else NON_FINITE_SCORE
+
+    def window_score(self, steps: Sequence[StepSignals]) -> float:
+        """Median `step_score` of a stretch; one that stands at chance guesses, and what guesses pays for no mixing."""
+        losses = [signals.loss for signals in steps]
+        if self.mixing_cost and stands_at_chance(losses, self.chance):
+            return self.loss_score(median(losses))
+        return median(map(self.step_score, steps))
+
     def input_score(self, signals: StepSignals) -> float:
         """Largest departure of a channel's mean or log-std from the baseline, in noise units."""
         if not self.input_mean or not signals.input_mean:
@@ -73,6 +88,16 @@ class Baseline:
     def stretch_score(self, steps: Sequence[StepSignals]) -> float:
         """`input_score` of a stretch: pooled moments against declared ones, median moments against earlier ones."""
         return self.input_score(pooled_moments(steps) if self.declared else median_moments(steps))
+
+
+def is_chance(loss: float, chance: float) -> bool:
+    """Whether the loss is that of guessing; never where `chance` is 0, not known."""
+    return chance > 0 and abs(loss - chance) < AT_CHANCE * chance
+
+
+def stands_at_chance(losses: Sequence[float], chance: float) -> bool:
+    """Whether a stretch of losses lies at that of guessing, with next to no scatter."""
+    return is_chance(median(losses), chance) and pstdev(losses) < AT_CHANCE * chance
 
 
 def moment_distance(signals: StepSignals, mean: tuple[float, ...], std: tuple[float, ...]) -> float:

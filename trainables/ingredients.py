@@ -94,6 +94,11 @@ class Ingredients:
         """Of the step."""
         return self.optim.learning_rate
 
+    @property
+    def mixed_share(self) -> float:
+        """Of each image and label, what is another one's; 0: not mixed."""
+        return 0.0 if self.mix is None else self.mix.share
+
     def at_rate(self, learning_rate: float) -> Ingredients:
         """The same at another learning rate."""
         return replace(self, optim=replace(self.optim, learning_rate=learning_rate))

@@ -68,8 +68,8 @@ def train_step(state: TrainState, ingredients: Ingredients, batch: Batch, *, not
     state.step = ingredients.step + 1
     measured = measurement.after_update() if measurement is not None else unmeasured(state.device)
     known = torch.stack([value.double() for value in (grad_norm, bad, overflowed)])
-    after, mixed = torch.cat([known, scale, measured]), ingredients.mix is not None
-    return StepRecord(ingredients.step, ingredients.learning_rate, totals, after, mixed)
+    after = torch.cat([known, scale, measured])
+    return StepRecord(ingredients.step, ingredients.learning_rate, totals, after, ingredients.mixed_share)
 
 
 def backward(

@@ -40,8 +40,8 @@ class StepRecord:
     """Sums over the global batch: `batch_sums`."""
     after: Tensor
     """Gradient norm, bad (0 or 1), overflowed (0 or 1), loss scale (nan: none), `MEASURED` (nan: not measured)."""
-    mixed: bool = False
-    """Whether its images were mixed."""
+    mixed_share: float = 0.0
+    """Share of each image that was another one's."""
 
 
 def batch_sums(losses: Tensor, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ def _signals(record: StepRecord, row: list[float]) -> StepSignals:
         input_std=std,
         applied=not bad,
         overflowed=bool(overflowed),
-        mixed=record.mixed,
+        mixed_share=record.mixed_share,
         notice=notices > 0,
         **{name: one_nan(value) for name, value in zip(MEASURED, measured, strict=True)},
     )

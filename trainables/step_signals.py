@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 
@@ -50,8 +50,8 @@ class StepSignals:
     """False: the gradient or the loss was not finite, and the step changed nothing."""
     overflowed: bool = False
     """True: only the fp16 loss scale was too large, which is halved; no fault of the run."""
-    mixed: bool = False
-    """True: images of the batch were mixed, so that the loss has another meaning."""
+    mixed_share: float = 0.0
+    """Share of each image and label that mixup or CutMix took from another one, at most a half; 0: not mixed."""
     notice: bool = False
     """Some rank was told to stop."""
 
@@ -61,6 +61,15 @@ class StepSignals:
         moments = {key: tuple(row[key]) for key in ("input_mean", "input_std")}
         numbers = {key: one_nan(value) for key, value in row.items() if isinstance(value, float)}
         return cls(**{**row, **numbers, **moments})
+
+    @property
+    def target_entropy(self) -> float:
+        """Entropy of the two labels of a mixed sample, in nats: what even a perfect model's loss is; 0: not mixed."""
+        return -sum(part * math.log(part) for part in (self.mixed_share, 1.0 - self.mixed_share) if part > 0)
+
+    def unmixed(self, cost: float) -> Self:
+        """The step at the loss that it would have had without mixing, where that costs `cost` nats a nat of entropy."""
+        return replace(self, loss=self.loss - cost * self.target_entropy) if cost and self.mixed_share else self
 
     @property
     def finite(self) -> bool:

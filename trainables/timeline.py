@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from statistics import median
 
-from trainables.baseline import NON_FINITE_SCORE, build_baseline, erratic_score
+from trainables.baseline import build_baseline, erratic_score
 from trainables.config import DetectorConfig
 from trainables.detectors import Detector, EvaluationSignals, Symptom, SymptomKind
 from trainables.step_signals import StepSignals
@@ -161,7 +161,7 @@ class Watch:
         assert self.open is not None
         if self.open.kind == "input_shift":
             return self.open.baseline.input_score(signals)
-        return self.open.baseline.loss_score(signals.loss) if signals.finite else NON_FINITE_SCORE
+        return self.open.baseline.step_score(signals)
 
     def _healed(self) -> bool:
         assert self.open is not None

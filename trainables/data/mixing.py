@@ -24,6 +24,11 @@ class Mix:
     box: tuple[int, int, int, int] | None
     """CutMix: top, left, bottom and right, in pixels, of what comes from the neighbour; None: mixup."""
 
+    @property
+    def share(self) -> float:
+        """Of an image and its label, what is another one's: at most a half, whichever of the two is called its own."""
+        return min(self.lam, 1.0 - self.lam)
+
 
 def draw_mix(seed: int, step: int, mixup_alpha: float, cutmix_alpha: float, side: int) -> Mix | None:
     """Draw the mix of a step; the box scales with the side, its other draws are the same for every side.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from trainables.baseline import NON_FINITE_SCORE
@@ -76,7 +76,15 @@ class Detector:
             self.memory.start_anew(())
             self.evaluations = Evaluations()
         self.warmup.observe(signals)
-        self.memory.observe(signals)
+        plain = self.memory.mixing.unmixed(signals, patience=self.config.min_history, largest=self.chance)
+        if plain is None:
+            self.memory.start_anew(())
+            return None
+        self.memory.observe(plain, signals.loss)
+        return self._judge(plain)
+
+    def _judge(self, signals: StepSignals) -> Symptom | None:
+        """Ask the rules about a finite step, whose loss is without what mixing costs."""
         findings = (rule(self.memory, signals) for rule in RULES)
         finding = next((finding for finding in findings if finding), None) or self._stall(signals)
         symptom = self._symptom(signals.step, finding) if finding else None
@@ -107,7 +115,8 @@ class Detector:
         return stall(self.memory, signals, self.warmup, after)
 
     def _symptom(self, step: int, finding: Finding) -> Symptom:
-        baseline = finding.baseline or self.memory.baseline_before(finding.onset)
-        return Symptom(
-            finding.kind, step, finding.onset, finding.severity, finding.detail, baseline, of_input=finding.of_input
-        )
+        baseline, detail = finding.baseline or self.memory.baseline_before(finding.onset), finding.detail
+        cost = self.memory.mixing.cost
+        if cost > 0:
+            baseline, detail = replace(baseline, mixing_cost=cost), f"{detail}; without what mixing costs"
+        return Symptom(finding.kind, step, finding.onset, finding.severity, detail, baseline, of_input=finding.of_input)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from trainables.baseline import NON_FINITE_SCORE
+from trainables.baseline import AT_CHANCE, NON_FINITE_SCORE
 from trainables.detectors.evaluated import (
     LEARNED,
     Complaint,
@@ -24,7 +24,7 @@ from trainables.detectors.evaluated import (
     stale_statistics,
 )
 from trainables.detectors.finding import Finding
-from trainables.detectors.memory import AT_CHANCE, Memory
+from trainables.detectors.memory import Memory
 from trainables.step_signals import one_nan
 
 LOST = 0.25

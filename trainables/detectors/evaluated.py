@@ -9,7 +9,9 @@ from trainables.detectors.inputs import show_moments
 
 STALE = 0.125
 """Share of its skill that val/ loses to running statistics, in the mean of `IN_A_ROW` evaluations; half of it in the
-last two. Sound ones lose up to 0.09 in the mean, at a batch of 8 and while the run learns fast, and up to 0.3 once."""
+last two. Sound ones lose up to 0.09 in the mean, at a batch of 8 and while the run learns fast."""
+ONCE = 0.3
+"""What one evaluation counts at most: sound ones lose as much once, and one in the middle of a divergence all."""
 IN_A_ROW = 4
 """Evaluations that this mean is taken over."""
 SURE = 3.0
@@ -86,10 +88,10 @@ def moments_apart(moments: tuple[float, ...], others: tuple[float, ...]) -> floa
 def stale_statistics(past: Looks) -> Complaint | None:
     """Running statistics lose a part of the skill in the last evaluations, the latest included."""
     shares = [loss.share for loss in past.losses]
-    mean = sum(shares) / IN_A_ROW
+    mean, steady = sum(shares) / IN_A_ROW, sum(min(share, ONCE) for share in shares) / IN_A_ROW
     noise = math.hypot(*(loss.noise / loss.skill for loss in past.losses if loss.share)) / IN_A_ROW
     still = sum(shares[-2:]) / 2.0 >= STALE / 2.0
-    if len(shares) < IN_A_ROW or not still or not mean > SURE * noise:
+    if len(shares) < IN_A_ROW or not still or steady < STALE or not mean > SURE * noise:
         return None
     shown = ", ".join(f"{share:.0%}" for share in shares)
     why = f"running statistics lose {shown} of the skill that a batch's own give, in {IN_A_ROW} evaluations in a row"

@@ -6,16 +6,14 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from statistics import median, pstdev
+from statistics import median
 from typing import Any
 
-from trainables.baseline import Baseline, build_baseline, declared_baseline
+from trainables.baseline import Baseline, build_baseline, declared_baseline, is_chance, stands_at_chance
 from trainables.config import DetectorConfig
 from trainables.detectors.best_stretches import BestStretches
+from trainables.detectors.mixing import Mixing
 from trainables.step_signals import StepSignals
-
-AT_CHANCE = 0.05
-"""Distance from chance, as a share of it, that counts as chance level."""
 
 
 @dataclass
@@ -35,25 +33,26 @@ class Memory:
     """Steps whose loss was suspicious."""
     losses: deque[float] = field(init=False)
     """Every finite loss of the last two erratic windows."""
+    whole: deque[float] = field(init=False)
+    """The last losses with what mixing costs: as many as any rule asks to stand at chance."""
     steps: deque[int] = field(init=False)
     """The steps of `losses`."""
     best: BestStretches = field(default_factory=BestStretches)
     """What a drift is measured against."""
-    mixed_since: int | None = None
-    """The first step whose images were mixed."""
+    mixing: Mixing = field(default_factory=Mixing)
+    """What mixing costs; all losses that are remembered are without it."""
 
     def __post_init__(self) -> None:
         self.accepted = deque(maxlen=self.config.history)
         self.recent = deque(maxlen=2 * self.config.confirm)
         self.suspicious = deque(maxlen=2 * self.config.confirm)
         self.losses = deque(maxlen=2 * self.config.erratic_window)
+        self.whole = deque(maxlen=max(self.config.min_history, 2 * self.config.confirm))
         self.steps = deque(maxlen=2 * self.config.erratic_window)
 
-    def observe(self, signals: StepSignals) -> None:
-        """Take a finite step; the first one of mixed images gives losses another meaning."""
-        if signals.mixed and self.mixed_since is None:
-            self.mixed_since = signals.step
-            self.best = BestStretches()
+    def observe(self, signals: StepSignals, whole_loss: float) -> None:
+        """Take a finite step, without what mixing costs and its loss with it."""
+        self.whole.append(whole_loss)
         self.losses.append(signals.loss)
         self.steps.append(signals.step)
         self.recent.append(signals)
@@ -84,13 +83,13 @@ class Memory:
         level = self.chance or (abs(self.accepted[0].loss) if self.accepted else 0.0) or 1.0
         return declared_baseline(level, self.expected_mean, self.expected_std, self.accepted)
 
-    def is_chance(self, loss: float) -> bool:
-        """Whether the loss is that of guessing."""
-        return self.chance > 0 and abs(loss - self.chance) < AT_CHANCE * self.chance
+    def is_at_chance(self) -> bool:
+        """Whether the median of the last `min_history` losses is that of guessing."""
+        return is_chance(median(list(self.whole)[-self.config.min_history :]), self.chance)
 
-    def stands_at_chance(self, losses: Sequence[float]) -> bool:
-        """Whether a stretch of losses lies at that of guessing, with next to no scatter."""
-        return self.is_chance(median(losses)) and pstdev(losses) < AT_CHANCE * self.chance
+    def stands_at_chance(self, count: int) -> bool:
+        """Whether the last `count` losses lie at that of guessing, with next to no scatter; guessing ignores a mix."""
+        return stands_at_chance(list(self.whole)[-count:], self.chance)
 
     def train_loss(self) -> float:
         """Median of the last `min_history` losses, or of the latest `confirm` where that is higher; nan: there is none.
@@ -107,7 +106,7 @@ class Memory:
 
     def forget_event(self) -> None:
         """Go on after an event that healed: the baseline stays."""
-        for rows in (self.recent, self.suspicious, self.losses, self.steps):
+        for rows in (self.whole, self.recent, self.suspicious, self.losses, self.steps):
             rows.clear()
 
     def start_anew(self, steps: Sequence[StepSignals]) -> None:
@@ -124,9 +123,10 @@ class Memory:
             "recent": [asdict(signals) for signals in self.recent],
             "suspicious": list(self.suspicious),
             "losses": list(self.losses),
+            "whole": list(self.whole),
             "steps": list(self.steps),
             "best": self.best.state_dict(),
-            "mixed_since": self.mixed_since,
+            "mixing": asdict(self.mixing),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -137,6 +137,7 @@ class Memory:
         self.recent.extend(StepSignals.from_dict(row) for row in state["recent"])
         self.suspicious.extend(state["suspicious"])
         self.losses.extend(state["losses"])
+        self.whole.extend(state["whole"])
         self.steps.extend(state["steps"])
         self.best.load_state_dict(state["best"])
-        self.mixed_since = state["mixed_since"]
+        self.mixing = Mixing(**state["mixing"])

@@ -10,9 +10,9 @@ import math
 from dataclasses import replace
 from statistics import median
 
-from trainables.baseline import FLOOR_LEVEL, MEDIAN_EFFICIENCY, NOISE_FLOOR, step_scatter
+from trainables.baseline import AT_CHANCE, FLOOR_LEVEL, MEDIAN_EFFICIENCY, NOISE_FLOOR, step_scatter
 from trainables.detectors.finding import Finding
-from trainables.detectors.memory import AT_CHANCE, Memory
+from trainables.detectors.memory import Memory
 from trainables.detectors.symptom import SymptomKind
 from trainables.step_signals import StepSignals
 
@@ -27,11 +27,11 @@ UNKNOWN_RISE = 0.5
 def shifted(memory: Memory, signals: StepSignals) -> Finding | None:
     """The median of `min_history` steps above that of twice as many before, by the noise of the difference.
 
-    Windows in which mixing began are not compared, and a run that is still at chance has no level to rise from.
+    A run that is still at chance has no level to rise from.
     """
     width = memory.config.min_history
     losses = memory.last((1 + BEFORE) * width)
-    if len(losses) < (1 + BEFORE) * width or memory.step_before(len(losses)) < (memory.mixed_since or 0):
+    if len(losses) < (1 + BEFORE) * width:
         return None
     before, now = losses[:-width], losses[-width:]
     level, top = median(before), median(now)
@@ -43,12 +43,14 @@ def shifted(memory: Memory, signals: StepSignals) -> Finding | None:
     if top - level <= (LEAST_RISE * memory.chance or UNKNOWN_RISE * abs(level)):
         return None
     floor = NOISE_FLOOR * max(abs(level), FLOOR_LEVEL * memory.chance)
-    noise = max(step_scatter(before), floor, 1e-12) * MEDIAN_EFFICIENCY * math.sqrt((1 + 1 / BEFORE) / width)
+    # Steps that differ so much shake the weights for longer than one step.
+    scatter = math.hypot(max(step_scatter(before), floor, 1e-12), memory.mixing.scatter)
+    noise = scatter * MEDIAN_EFFICIENCY * math.sqrt((1 + 1 / BEFORE) / width)
     score = (top - level) / noise
     if score < memory.config.spike_score:
         return None
     onset = _first_high(memory, now, (level + top) / 2.0)
-    kind: SymptomKind = "collapse" if memory.stands_at_chance(now[-width // 2 :]) else "divergence"
+    kind: SymptomKind = "collapse" if memory.stands_at_chance(width // 2) else "divergence"
     detail = f"median loss {top:.3g} over {width} steps against {level:.3g} just before"
     return Finding(kind, onset, score, detail, replace(memory.baseline_before(onset), level=level, noise=noise))
 

@@ -34,7 +34,7 @@ def drift(memory: Memory, signals: StepSignals) -> Finding | None:
     if score < memory.config.spike_score:
         return None
     detail = f"median loss {median(now):.3g} against {best.level:.3g} at best"
-    kind: SymptomKind = "collapse" if memory.is_chance(median(now)) else "divergence"
+    kind: SymptomKind = "collapse" if memory.is_at_chance() else "divergence"
     steps = list(memory.steps)[-len(now) :]
     onset = next(
         step for step, loss in zip(steps, now, strict=True) if best.loss_score(loss) >= memory.config.spike_score

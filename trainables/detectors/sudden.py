@@ -40,7 +40,7 @@ def sudden(memory: Memory, signals: StepSignals) -> Finding | None:
     doubtful = [step for step, score in scores.items() if score >= DOUBTFUL * config.spike_score]
     if len(bad) < max(1, config.confirm - 1) or len({*bad, *doubtful}) < config.confirm:
         return None
-    at_chance = memory.stands_at_chance(memory.last(config.confirm))
+    at_chance = memory.stands_at_chance(config.confirm)
     severity = median(scores[step] for step in bad)
     detail = f"loss {signals.loss:.3g} against {baseline.level:.3g} before, {severity:.1f} times the noise"
     return Finding("collapse" if at_chance else "spike", bad[0], severity, detail)
@@ -53,8 +53,8 @@ def collapsed(memory: Memory, _signals: StepSignals) -> Finding | None:
     ago: as many steps just before count.
     """
     width = 2 * memory.config.confirm
-    last = memory.last(width)
-    if len(last) < width or not memory.stands_at_chance(last):
+    last = list(memory.whole)[-width:]
+    if len(last) < width or not memory.stands_at_chance(width):
         return None
     before = [s.loss for s in list(memory.accepted)[:-width]]
     if len(before) < memory.config.min_history:

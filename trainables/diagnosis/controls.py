@@ -11,7 +11,7 @@ from trainables.diagnosis.causes import Ingredient
 from trainables.diagnosis.references import RateReference, Reference, rate_candidates
 from trainables.diagnosis.references.choose import Standing
 from trainables.diagnosis.references.sound import trusted_subset
-from trainables.diagnosis.replay import FROM_THE_START, Replay, as_recorded, equal_bits
+from trainables.diagnosis.replay import FROM_THE_START, Replay, equal_bits
 from trainables.diagnosis.verdict import Controls
 from trainables.ingredients import Swap
 
@@ -49,7 +49,7 @@ def exact_control(case: Case, recorded: dict[int, float]) -> tuple[Replay, Contr
         case.progress("as run")
         first = case.replayer.run(case.snapshot, PROOF)
         case.update_ratio = first.signals[0].update_ratio
-        exact = as_recorded(recorded, steps) if equal_bits(first, recorded) else case.replay("as run", [])
+        exact = case.replayer.as_recorded(recorded, steps) if equal_bits(first, recorded) else case.replay("as run", [])
         case.replays[case.key([], None)] = exact
         case.curves["as run"] = exact.curve()
     else:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from statistics import median
 
 import numpy as np
 
@@ -65,17 +64,17 @@ class Severity:
             width = len(after_onset) if baseline.declared else min(len(after_onset), 2 * self.detector.confirm)
             windows = (after_onset[i : i + width] for i in range(len(after_onset) - width + 1))
             return max(baseline.stretch_score(window) for window in windows)
-        losses = [s.loss if s.finite else math.nan for s in after_onset]
-        if not all(map(math.isfinite, losses)):
+        if not all(s.finite for s in after_onset):
             return NON_FINITE_SCORE
         if self.symptom.kind == "eval_gap":
             return baseline.loss_score(replay.clean_after)
         if self.symptom.kind == "instability":
-            return erratic_score(losses[-self.detector.erratic_window :], baseline.chance)
+            plain = [s.unmixed(baseline.mixing_cost).loss for s in after_onset]
+            return erratic_score(plain[-self.detector.erratic_window :], baseline.chance)
         if self.symptom.kind in FROM_THE_START:
-            return baseline.loss_score(median(losses[-window:]))
-        scores = [baseline.loss_score(loss) for loss in losses]
-        batch = max(median(scores[i : i + window]) for i in range(max(1, len(scores) - window + 1)))
+            return baseline.window_score(after_onset[-window:])
+        starts = range(max(1, len(after_onset) - window + 1))
+        batch = max(baseline.window_score(after_onset[i : i + window]) for i in starts)
         damage = (replay.clean_after - replay.clean_before) / baseline.noise
         return min(NON_FINITE_SCORE, max(batch, damage if math.isfinite(damage) else NON_FINITE_SCORE))
 
@@ -91,8 +90,7 @@ class Severity:
         last = [s for s in signals[-self.window :] if s.step >= self.symptom.onset]
         if any(not s.finite for s in last):
             return True
-        scores = [self.symptom.baseline.loss_score(s.loss) for s in last]
-        return len(scores) == self.window and median(scores) >= self.present
+        return len(last) == self.window and self.symptom.baseline.window_score(last) >= self.present
 
 
 class Replayer:
@@ -151,6 +149,12 @@ class Replayer:
         self.steps += len(signals)
         return Replay(signals, math.nan, math.nan)
 
+    def as_recorded(self, recorded: dict[int, float], steps: range) -> Replay:
+        """What a replay of `steps` would give whose bits are the run's own; the clean batch was not scored then."""
+        shares = (self.stream(step).mixed_share for step in steps)
+        signals = (StepSignals(k, recorded[k], mixed_share=share) for k, share in zip(steps, shares, strict=True))
+        return Replay(tuple(signals), math.nan, math.nan)
+
 
 def shuffled_within_batch(key: int) -> Swap:
     """The same samples in another order: nothing but rounding may change, so mixed neighbours stay together."""
@@ -174,8 +178,3 @@ def first_other_bits(replay: Replay, recorded: dict[int, float]) -> int | None:
     """The first step whose replayed loss is not the recorded one, to the last bit."""
     pairs = ((s.step, s.loss, recorded[s.step]) for s in replay.signals if s.step in recorded)
     return next((step for step, a, b in pairs if np.float64(a).tobytes() != np.float64(b).tobytes()), None)
-
-
-def as_recorded(recorded: dict[int, float], steps: range) -> Replay:
-    """What a replay of `steps` would give whose bits are the run's own; the clean batch was not scored then."""
-    return Replay(tuple(StepSignals(step, recorded[step]) for step in steps), math.nan, math.nan)

@@ -231,7 +231,7 @@ def guilty_batches(case: GuardCase) -> tuple[int, ...]:
         batch = case.replayer.plan(step).batch
         case.replayer.state.restore(case.snapshot)
         signals = case.replayer.step(step)
-        score = case.symptom.baseline.loss_score(signals.loss) if signals else 0.0
+        score = case.symptom.baseline.step_score(signals) if signals else 0.0
         if batch is not None and case.thresholds.is_present(score):
             guilty.append(batch)
     return tuple(dict.fromkeys(guilty))

@@ -51,7 +51,7 @@ class LoopSeverity:
             return math.nan
         if not all(s.finite for s in after):
             return NON_FINITE_SCORE
-        scores = [self.symptom.baseline.loss_score(s.loss) for s in after]
+        scores = [self.symptom.baseline.step_score(s) for s in after]
         starts = range(max(1, len(scores) - self.window + 1))
         return max(self.of_window(scores[i : i + self.window]) for i in starts)
 
