@@ -73,7 +73,10 @@ def test_statistics_that_lose_skill_again_and_again_are_seen() -> None:
 
 @pytest.mark.parametrize(
     "lost",
-    [[0.14, 0.0, 0.14, 0.0] * 2, [0.08] * 6, [0.2, 0.2, 0.01, 0.01, 0.0], [0, 0, 0.8, 0, 0], [-0.4] * 6, [math.nan] * 6],
+    [
+        *([0.14, 0.0, 0.14, 0.0] * 2, [0.08] * 6, [0.2, 0.2, 0.01, 0.01, 0.0]),
+        *([0.0, 0.0, 0.8, 0.0, 0.0], [-0.4] * 6, [math.nan] * 6),
+    ],
     ids=["every other", "a little", "at first", "all at once", "gained", "unknown"],
 )
 def test_what_a_sound_run_loses_is_quiet(lost: list[float]) -> None:
