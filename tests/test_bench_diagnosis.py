@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +17,7 @@ from tests.benchmarks.diagnosis.bases import BASES, base, cosine
 from tests.benchmarks.diagnosis.cases import VARIANTS, case_named, select
 from tests.benchmarks.diagnosis.damage import relabelled
 from tests.benchmarks.diagnosis.healthy import folder_of, train_base
-from tests.benchmarks.diagnosis.report import write_report
+from tests.benchmarks.diagnosis.report import renewed, write_report
 from tests.benchmarks.diagnosis.results import append, read
 from tests.benchmarks.diagnosis.run import data_of, run_case
 from tests.benchmarks.diagnosis.scoring import GROUPS, harmful
@@ -160,7 +161,7 @@ def test_bases_are_parted_and_meet_their_faults_in_the_first_epoch(digits_cache:
 
 def test_each_beginning_of_the_cases_is_a_broad_cut() -> None:
     """The first cases are of as many faults; names lead back to them."""
-    cases = select(("tune", "report"), 2)
+    cases = select(("tune", "report"), range(2))
     first = {case.variant.name for case in cases[: len(VARIANTS)]}
     assert len(first) == len(VARIANTS)
     assert all(case_named(case.name).variant is case.variant for case in cases)
@@ -175,6 +176,20 @@ def test_results_keep_the_last_row_of_a_case(tmp_path: Path) -> None:
         file.write('{"case": "c"')
     assert read(path) == [{"case": "a", "n": 2}, {"case": "b", "n": 1}]
     assert read(tmp_path / "none.jsonl") == []
+    packed = tmp_path / "results.jsonl.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert read(packed) == read(path)
+
+
+def test_what_was_written_by_hand_above_the_tables_stays(tmp_path: Path) -> None:
+    """New tables replace the old ones, and nothing else."""
+    path = tmp_path / "RESULTS.md"
+    path.write_text(renewed(path, "old tables\n").replace("engine\n", "engine\n\nBy hand.\n"))
+    assert "old tables" in path.read_text()
+    again = renewed(path, "new tables\n")
+    assert "By hand." in again
+    assert again.endswith("new tables\n")
+    assert "old tables" not in again
 
 
 def test_skill_is_one_for_certainty_and_below_nought_for_the_contrary() -> None:

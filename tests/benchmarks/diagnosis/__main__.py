@@ -5,7 +5,7 @@
 Results go line by line to --results; a case that is there is not run again, so an interrupted run goes on. --outcome
 trains each case on for longer, over five seeds, to tell the faults that change the outcome. --ranks runs a choice of
 faults on 1 and on 2 ranks, to compare the causes that are named. --report writes the tables of what is there and runs
-nothing.
+nothing; results.jsonl.gz beside this file has the rows of the tables in RESULTS.md.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from tests.benchmarks.diagnosis.cases import select
 from tests.benchmarks.diagnosis.healthy import folder_of
 from tests.benchmarks.diagnosis.jobs import base_of, row_of, run_all
 from tests.benchmarks.diagnosis.on_ranks import run_on_ranks
-from tests.benchmarks.diagnosis.report import write_report
+from tests.benchmarks.diagnosis.report import renewed, write_report
 from tests.benchmarks.diagnosis.report_ranks import on_ranks_section
 from tests.benchmarks.diagnosis.results import append, read
 from trainables.data.index import default_cache_dir
 
+SEEDS = 2
 WATCH = 48
 OUTCOME_WATCH = 160
 """Steps after the onset that a case is followed for."""
@@ -40,7 +41,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--part", choices=("tune", "report", "both"), default="both", help="which bases")
     parser.add_argument("--only", default="*", help="glob of BASE/FAULT/SEED")
     parser.add_argument("--limit", type=int, help="at most so many new cases; each beginning is a broad cut")
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, help=f"how many; default: {SEEDS}, and {OUTCOME_SEEDS} with --outcome")
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--watch", type=int, help=f"steps after the onset; default: {WATCH}, or {OUTCOME_WATCH}")
     parser.add_argument("--controls", action="store_true", help="the negative controls alone")
     parser.add_argument("--slow", action="store_true", help="float16 too, whose steps take seconds on a CPU")
     parser.add_argument("--outcome", action="store_true", help="longer, over five seeds, without diagnosis")
@@ -49,7 +52,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--cache", type=Path, default=default_cache_dir() / "bench-diagnosis")
     parser.add_argument("--results", type=Path, help="JSONL file; default: in the cache")
-    parser.add_argument("--report", type=Path, metavar="MARKDOWN", help="write the tables and run nothing")
+    parser.add_argument("--report", type=Path, metavar="MARKDOWN", help="write the tables, and run nothing")
     return parser.parse_args()
 
 
@@ -65,7 +68,9 @@ def shown(row: dict[str, Any]) -> str:
 
 def run(asked: argparse.Namespace, results: Path) -> None:
     """Train the bases that are missing, then the cases that are."""
-    watch, seeds = (OUTCOME_WATCH, OUTCOME_SEEDS) if asked.outcome else (WATCH, asked.seeds)
+    watch = asked.watch or (OUTCOME_WATCH if asked.outcome else WATCH)
+    count = asked.seeds or (OUTCOME_SEEDS if asked.outcome else SEEDS)
+    seeds = range(asked.first_seed, asked.first_seed + count)
     parts: tuple[Part, ...] = ("tune", "report") if asked.part == "both" else (asked.part,)
     known = {row["case"] for row in read(results) if not (asked.again and fnmatch(row["case"], asked.again))}
     cases = [case for case in select(parts, seeds, only=asked.only) if asked.slow or not case.variant.slow]
@@ -97,8 +102,10 @@ def main() -> int:
     asked = arguments()
     results = asked.results or asked.cache / results_name(asked)
     if asked.report is not None:
-        outcomes, ranked = (read(results.with_name(f"{name}.jsonl")) for name in ("outcome", "ranks"))
-        asked.report.write_text(write_report(read(results), outcomes) + on_ranks_section(ranked))
+        ending = "".join(results.suffixes)
+        outcomes, ranked = (read(results.with_name(name + ending)) for name in ("outcome", "ranks"))
+        tables = write_report(read(results), outcomes) + on_ranks_section(ranked)
+        asked.report.write_text(renewed(asked.report, tables))
         return 0
     # A process reads it when torch is loaded, before any config can say so.
     os.environ["OMP_NUM_THREADS"] = "1"

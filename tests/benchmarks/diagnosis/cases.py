@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 from itertools import zip_longest
 
@@ -19,7 +19,7 @@ VARIANTS: tuple[Variant, ...] = (*SEAM, *BELOW_THE_SEAM, *CONTROLS)
 
 def select(
     parts: Iterable[Part],
-    seeds: int,
+    seeds: Sequence[int],
     *,
     only: str = "*",
     variants: Iterable[Variant] = VARIANTS,
@@ -32,8 +32,7 @@ def select(
     there = [found for found in bases if found.part in parts and found.available()]
     configs = {found.name: TrialConfig.parse(found.values(0)) for found in there}
     columns = [
-        sorted((Case(b, v, s) for b in there if v.fits(configs[b.name]) for s in range(seeds)), key=shuffled)
-        for v in variants
+        sorted((Case(b, v, s) for b in there if v.fits(configs[b.name]) for s in seeds), key=shuffled) for v in variants
     ]
     rounds = zip_longest(*columns)
     return [case for cases in rounds for case in cases if case is not None and fnmatch(case.name, only)]

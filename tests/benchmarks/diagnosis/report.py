@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from statistics import median
 
 from tests.benchmarks.diagnosis.results import Row
@@ -25,6 +26,7 @@ from tests.benchmarks.diagnosis.statistics import brier_skill, interval, reliabi
 from tests.benchmarks.diagnosis.variant import BELOW
 from tests.benchmarks.published import RULES, first_alarm
 
+MARK = "<!-- What follows is written by --report. -->"
 SURE = 0.9
 """A wrong verdict above this confidence is a grave one."""
 PARTS = ("report", "tune")
@@ -32,13 +34,18 @@ TRAININGS = {"5,000 steps": 5_000, "90 epochs of ImageNet at a batch of 256": 90
 """Steps of two trainings that a diagnosis is compared with."""
 
 
+def renewed(path: Path, tables: str) -> str:
+    """The file with new tables: what was written by hand, above MARK, stays."""
+    known, mark, _ = path.read_text().partition(MARK) if path.exists() else ("", "", "")
+    return (known if mark else "# The benchmark of the diagnosis engine\n\n") + MARK + "\n" + tables
+
+
 def write_report(rows: Sequence[Row], outcomes: Sequence[Row]) -> str:
     """Both parts, each with its own figures; what is tuned on one is reported on the other."""
     broken = [row for row in rows if "crash" in row or "error" in row]
     sound = [row for row in rows if row not in broken]
     followed = [row for row in outcomes if "symptom" in row]
-    lines = ["# The benchmark of the diagnosis engine", ""]
-    lines += [f"`make bench-diagnosis`: {len(rows)} cases, of which {len(broken)} broke off."]
+    lines = [f"`make bench-diagnosis`: {len(rows)} cases, of which {len(broken)} broke off."]
     for part in PARTS:
         mine = [row for row in sound if row["part"] == part]
         if mine:

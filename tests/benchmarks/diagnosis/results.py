@@ -1,7 +1,8 @@
-"""Rows of the benchmark as lines of JSON; the last one of a case counts."""
+"""Rows of the benchmark as lines of JSON, which may be gzipped; the last one of a case counts."""
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ def append(path: Path, row: Row) -> None:
 def read(path: Path) -> list[Row]:
     """The rows by case, in the order of their first coming; a line that a kill cut short is left out."""
     rows: dict[str, Row] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    content = path.read_bytes() if path.exists() else b""
+    text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
+    for line in text.splitlines():
         try:
             row = json.loads(line)
         except ValueError:
