@@ -48,7 +48,7 @@ class Mixing:
         """How much the cost differs from step to step, in nats: the standard deviation of what is taken off."""
         return self.cost * math.sqrt(self.squares / MEMORY / 2.0)
 
-    def unmixed(self, signals: StepSignals, *, patience: int, largest: float) -> StepSignals | None:
+    def take(self, signals: StepSignals, *, patience: int, largest: float) -> StepSignals | None:
         """Take a finite step; the step as it would have been without mixing, None where that is not known yet.
 
         Args:

@@ -18,7 +18,7 @@ from trainables.step_signals import StepSignals
 
 BEFORE = 2
 """Windows that the level is taken over, before the one that is judged."""
-LEAST_RISE = 0.1
+LEAST_RISE = 0.15
 """Rise, as a share of chance, below which no shift is one."""
 UNKNOWN_RISE = 0.5
 """The same as a share of the level before, where chance is not known."""
