@@ -107,7 +107,7 @@ def test_the_cost_is_that_of_the_run() -> None:
     mixing, plain = Mixing(), []
     for row in steps(losses, shares):
         assert (mixing.cost > 0) <= (row.step > 100)
-        plain.append(mixing.take(row, patience=16, largest=CHANCE))
+        plain.append(mixing.take(row, patience=16))
     assert [step for step in K if plain[step] is None] == list(range(100, 116))
     assert mixing.cost == pytest.approx(COST, rel=0.15)
     ends = [row.loss for row in plain[300:390] if row is not None]

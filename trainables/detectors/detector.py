@@ -76,7 +76,7 @@ class Detector:
             self.memory.start_anew(())
             self.evaluations = Evaluations()
         self.warmup.observe(signals)
-        plain = self.memory.mixing.take(signals, patience=self.config.min_history, largest=self.chance)
+        plain = self.memory.mixing.take(signals, patience=self.config.min_history)
         if plain is None:
             self.memory.start_anew(())
             return None

@@ -17,6 +17,8 @@ MEMORY = 60.0
 TYPICAL = 0.1
 """Squared change of the entropy between two steps, in nats^2, as mixup and CutMix have it (0.05 to 0.2): one such step
 at a cost of 0 is what is believed at first."""
+LARGEST = 2.0
+"""Change of the loss that counts at most, in nats: a half costs up to 1.7, and no single batch shall make the cost."""
 
 
 @dataclass
@@ -48,28 +50,24 @@ class Mixing:
         """How much the cost differs from step to step, in nats: the standard deviation of what is taken off."""
         return self.cost * math.sqrt(self.squares / MEMORY / 2.0)
 
-    def take(self, signals: StepSignals, *, patience: int, largest: float) -> StepSignals | None:
+    def take(self, signals: StepSignals, *, patience: int) -> StepSignals | None:
         """Take a finite step; the step as it would have been without mixing, None where that is not known yet.
 
-        Args:
-            signals: of the step.
-            patience: steps until the cost is known of a mixing that begins in the middle of a run.
-            largest: change of the loss that counts at most, in nats, so that no single batch makes the cost; 0: any.
-
+        `patience`: steps until the cost is known of a mixing that begins in the middle of a run.
         """
         entropy = signals.target_entropy
         if entropy > 0 and not self.began:
             self.began, self.unknown = True, patience if self.seen else 0
         plain = signals.unmixed(self.cost)
         if self.began and self.seen:
-            self._learn(entropy - self.entropy, signals.loss - self.loss, largest or abs(signals.loss - self.loss))
+            self._learn(entropy - self.entropy, signals.loss - self.loss)
         self.seen, self.entropy, self.loss = True, entropy, signals.loss
         if self.unknown > 0:
             self.unknown -= 1
             return None
         return plain
 
-    def _learn(self, entropy: float, loss: float, largest: float) -> None:
+    def _learn(self, entropy: float, loss: float) -> None:
         kept = 1.0 - 1.0 / MEMORY
         self.squares = kept * self.squares + entropy**2
-        self.products = kept * self.products + entropy * max(-largest, min(largest, loss))
+        self.products = kept * self.products + entropy * max(-LARGEST, min(LARGEST, loss))

@@ -10,7 +10,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -187,13 +187,24 @@ def write_hyperparameters(optimizer: torch.optim.Optimizer, groups: Groups) -> N
                 group[key] = value
 
 
-def loss_signals(step: int, losses: Any, learning_rate: float) -> StepSignals:
-    """Signals of a step that returned per-sample losses [n], or their mean.
+def loss_signals(step: int, returned: Any, learning_rate: float) -> StepSignals:
+    """Signals of a step that returned per-sample losses [n], or their mean; or (these, share of what was mixed in).
 
     Raises:
         ConfigError: it returned something else.
 
     """
+    losses, share = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, 0.0)
+    if isinstance(share, Tensor) and share.numel() == 1:
+        share = share.item()
+    if not isinstance(share, int | float) or not 0.0 <= share <= 1.0:
+        allowed = "what mixup or CutMix took from other images, a number from 0 to 1"
+        raise ConfigError(complaint("share of step's return value", share, allowed, "return (losses, share)"))
+    signals = _of_losses(step, losses, learning_rate)
+    return replace(signals, mixed_share=min(share, 1.0 - share)) if share else signals
+
+
+def _of_losses(step: int, losses: Any, learning_rate: float) -> StepSignals:
     if isinstance(losses, int | float):
         return StepSignals(step, float(losses), learning_rate=learning_rate)
     if not isinstance(losses, Tensor) or losses.numel() == 0:

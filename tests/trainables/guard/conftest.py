@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
@@ -30,6 +31,8 @@ class Loop:
     spoil: Callable[[int, Batch], Batch] = lambda k, batch: batch
     after: Callable[[], None] = lambda: None
     losses: list[float] = field(default_factory=list)
+    mixup_alpha: float = 0.0
+    """0: none, and a step returns its losses alone."""
 
     def batch(self, k: int) -> Batch:
         """The k-th batch."""
@@ -39,12 +42,7 @@ class Loop:
     def step(self, batch: Batch) -> Tensor:
         """One update; returns per-sample losses."""
         pixels, truth = batch
-        losses = F.cross_entropy(self.model(pixels), truth, reduction="none")
-        self.optimizer.zero_grad()
-        losses.mean().backward()
-        self.optimizer.step()
-        self.after()
-        return losses
+        return self.update(F.cross_entropy(self.model(pixels), truth, reduction="none"))
 
     def set_rate(self, k: int) -> None:
         """What a scheduler does."""
@@ -63,9 +61,25 @@ class Loop:
             self.set_rate(k)
             guard.run(k)
 
+    def mixed_step(self, batch: Batch) -> tuple[Tensor, float]:
+        """The same under mixup: the losses and the share."""
+        share, (pixels, truth) = float(np.random.beta(self.mixup_alpha, self.mixup_alpha)), batch  # noqa: NPY002
+        logits = self.model(torch.lerp(pixels, pixels.flip(0), share))
+        own, other = (F.cross_entropy(logits, labels, reduction="none") for labels in (truth, truth.flip(0)))
+        return self.update(torch.lerp(own, other, share)), share
+
+    def update(self, losses: Tensor) -> Tensor:
+        """Of the weights, by the mean of the losses, which come back."""
+        self.optimizer.zero_grad()
+        losses.mean().backward()
+        self.optimizer.step()
+        self.after()
+        return losses
+
     def guard(self, **options: Any) -> SpikeGuard:
         """A guard of this loop."""
-        return SpikeGuard(self.model, self.optimizer, self.step, self.batch, **options)
+        step = self.mixed_step if self.mixup_alpha else self.step
+        return SpikeGuard(self.model, self.optimizer, step, self.batch, **options)
 
     def tensors(self) -> list[Tensor]:
         """Copies of the weights, the buffers, and the optimizer's tensors."""

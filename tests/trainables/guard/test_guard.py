@@ -99,6 +99,17 @@ def test_rate_jump_is_named(make_loop: MakeLoop, network: str) -> None:
     assert event.controls.first_difference is None
 
 
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+@pytest.mark.parametrize("ill", [False, True])
+def test_a_loop_with_mixup_tells_its_share(make_loop: MakeLoop, network: str, *, ill: bool) -> None:
+    """Shares that vary are no spikes, over 400 steps; a rate that jumps still is one, and named."""
+    loop = make_loop(network, rate_at=jump if ill else lambda k: 0.05)
+    loop.mixup_alpha = 0.2
+    guard = loop.guard(settings=GuardSettings(num_classes=10))
+    loop.run_guarded(guard, JUMP + 20 if ill else 400)
+    assert [event.cause for event in guard.events[:1]] == ["lr_jump"] * ill
+
+
 def test_hot_rate_without_a_jump_is_named(make_loop: MakeLoop) -> None:
     """A rate that climbs too high without a jump is divided until the replay stays healthy."""
     loop = make_loop("mlp", rate_at=lambda k: 0.05 * 1.08**k)

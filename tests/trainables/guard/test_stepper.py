@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
-from trainables.errors import DataError
+from trainables.errors import ConfigError, DataError
 from trainables.guard.stepper import Batches, Stepper, StepPlan, freeze, loss_signals, read_hyperparameters
 
 if TYPE_CHECKING:
@@ -133,3 +134,17 @@ def test_losses_of_samples_give_the_standard_error() -> None:
     signals = loss_signals(3, torch.tensor([1.0, 2.0, 3.0, 4.0]), 0.1)
     assert (signals.step, signals.loss, signals.learning_rate) == (3, 2.5, 0.1)
     assert signals.loss_noise == pytest.approx((5 / 3) ** 0.5 / 2)
+
+
+@pytest.mark.parametrize(("share", "folded"), [(0.25, 0.25), (0.75, 0.25), (torch.tensor(1.0), 0.0), (0, 0.0)])
+def test_a_step_tells_what_was_mixed(share: Any, folded: float) -> None:
+    """Whichever of the two images is called its own."""
+    signals = loss_signals(3, (torch.tensor([1.0, 3.0]), share), 0.1)
+    assert (signals.loss, signals.mixed_share) == (2.0, folded)
+
+
+@pytest.mark.parametrize("returned", [(1.0, 1.5), (1.0, -0.1), (1.0, "half"), (1.0, math.nan), (1.0, torch.ones(2))])
+def test_a_share_that_is_none_is_refused(returned: Any) -> None:
+    """By name, with what is allowed."""
+    with pytest.raises(ConfigError, match="share of step's return value"):
+        loss_signals(3, returned, 0.1)
