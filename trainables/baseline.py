@@ -72,12 +72,16 @@ class Baseline:
         """`loss_score` of a step, without what mixing costs; NON_FINITE_SCORE where the step is not finite."""
         return self.loss_score(signals.unmixed(self.mixing_cost).loss) if signals.finite else NON_FINITE_SCORE
 
-    def window_score(self, steps: Sequence[StepSignals]) -> float:
-        """Median `step_score` of a stretch; one that stands at chance guesses, and what guesses pays for no mixing."""
+    def plain_losses(self, steps: Sequence[StepSignals]) -> list[float]:
+        """Losses of a stretch of finite steps without what mixing costs, which is nothing where it stands at chance."""
         losses = [signals.loss for signals in steps]
-        if self.mixing_cost and stands_at_chance(losses, self.chance):
-            return self.loss_score(median(losses))
-        return median(map(self.step_score, steps))
+        if self.mixing_cost and not stands_at_chance(losses, self.chance):
+            return [signals.unmixed(self.mixing_cost).loss for signals in steps]
+        return losses
+
+    def window_score(self, steps: Sequence[StepSignals]) -> float:
+        """`loss_score` of the median of `plain_losses`."""
+        return self.loss_score(median(self.plain_losses(steps)))
 
     def input_score(self, signals: StepSignals) -> float:
         """Largest departure of a channel's mean or log-std from the baseline, in noise units."""

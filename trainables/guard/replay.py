@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from statistics import median
 
 from trainables.baseline import NON_FINITE_SCORE
 from trainables.config import DetectorConfig
@@ -51,9 +50,8 @@ class LoopSeverity:
             return math.nan
         if not all(s.finite for s in after):
             return NON_FINITE_SCORE
-        scores = [self.symptom.baseline.step_score(s) for s in after]
-        starts = range(max(1, len(scores) - self.window + 1))
-        return max(self.of_window(scores[i : i + self.window]) for i in starts)
+        starts = range(max(1, len(after) - self.window + 1))
+        return max(self.of_window(after[i : i + self.window]) for i in starts)
 
     def settled(self, signals: Sequence[StepSignals]) -> bool:
         """Whether the event is present already, whatever comes after."""
@@ -67,11 +65,13 @@ class LoopSeverity:
         """Steps that the detector's rule looks at."""
         return self.detector.min_history if self.symptom.kind == "divergence" else 2 * self.detector.confirm
 
-    def of_window(self, scores: Sequence[float]) -> float:
+    def of_window(self, steps: Sequence[StepSignals]) -> float:
         """The median of a drift; the score that `confirm` steps of the window reach of what is sudden."""
+        baseline = self.symptom.baseline
         if self.symptom.kind == "divergence":
-            return median(scores)
-        return sorted(scores, reverse=True)[min(self.detector.confirm, len(scores)) - 1]
+            return baseline.window_score(steps)
+        losses = sorted(baseline.plain_losses(steps), reverse=True)
+        return baseline.loss_score(losses[min(self.detector.confirm, len(losses)) - 1])
 
 
 class LoopReplayer:
