@@ -28,7 +28,7 @@ from trainables.diagnosis.remedy import try_remedy
 from trainables.diagnosis.replay import FROM_THE_START, LASTING, Replay, Replayer, Severity
 from trainables.diagnosis.screen import confirm, equal_rows, screen
 from trainables.diagnosis.snapshots import SnapshotRing
-from trainables.diagnosis.swap_table import SwapResult, Thresholds, leading_cause
+from trainables.diagnosis.swap_table import ABSENT_SHARE, SwapResult, Thresholds, leading_cause
 from trainables.diagnosis.verdict import Controls, Diagnosis
 from trainables.diagnosis.warm_up import doubted
 from trainables.ingredients import Ingredients, Stream
@@ -39,8 +39,6 @@ log = logging.getLogger(__name__)
 
 MARGIN = 3
 """Steps that a snapshot must lie before the onset."""
-ABSENT_SHARE = 0.25
-"""Share of an event's severity that counts as absent, up to half-way between the thresholds."""
 ABSENT_SHARES = {"input_shift": 0.5}
 """Where the largest of many windows is compared: of a healthy stretch some lie near the lower threshold."""
 MAX_SNAPSHOTS = 3

@@ -17,7 +17,7 @@ from trainables.diagnosis.case import Progress
 from trainables.diagnosis.causes import Ingredient
 from trainables.diagnosis.evaluation_severity import GapSeverity, Score
 from trainables.diagnosis.evaluation_statistics import Statistics, set_statistics
-from trainables.diagnosis.swap_table import Thresholds
+from trainables.diagnosis.swap_table import ABSENT_SHARE, Thresholds
 from trainables.evaluation import evaluate
 from trainables.ingredients import EvaluationIngredients, Ingredients, Stream, Swap, load_batch
 from trainables.loop import forward, to_input
@@ -64,6 +64,13 @@ class EvaluationCase:
     own: Statistics
     before: Snapshot
     replayed_steps: int = 0
+    exact: float = 0.0
+    """Severity of the gap as it was, once it is known."""
+
+    @property
+    def table_thresholds(self) -> Thresholds:
+        """What is absent beside so severe a gap; a remedy is judged by `thresholds`."""
+        return replace(self.thresholds, absent=self.thresholds.beside(self.exact, ABSENT_SHARE).absent)
 
     @property
     def last_step(self) -> int:

@@ -154,6 +154,7 @@ def run_controls(case: EvaluationCase, references: Sequence[Reference]) -> tuple
         placebo=[severity(placebo, scores.expected)],
         all_reference=own_gap,
     )
+    case.exact = controls.exact
     log.info("exact: severity %.2f; all reference, on training data: %.2f", controls.exact, own_gap)
     return scores, controls, objection(case, scores, controls, placebo)
 
@@ -222,16 +223,16 @@ def weigh(
 
 def screen(case: EvaluationCase, references: Sequence[Reference], scores: Scores, exact: float) -> list[SwapResult]:
     """Necessary, and where it may be, sufficient; ingredients that equal their reference have no part."""
-    rows = []
+    rows, thresholds = [], case.table_thresholds
     for reference in references:
         without = case.severity(case.score(f"{reference.ingredient} swapped", [reference]), scores.expected)
-        necessary = case.thresholds.necessary(without)
+        necessary = thresholds.necessary(without)
         # The table's ingredients are declared with those of a training step.
         row = SwapResult(reference.ingredient, reference.swap.name, round(without, 2), necessary)
         if necessary != "no" and case.thresholds.is_present(exact):
             others = [other for other in references if other is not reference]
             alone = case.severity(case.score(f"{reference.ingredient} alone", others), scores.expected)
-            sufficient = case.thresholds.sufficient(alone)
+            sufficient = thresholds.sufficient(alone)
             row = replace(row, severity_alone=round(alone, 2), sufficient=sufficient)
         rows.append(row)
     return rows
@@ -253,8 +254,8 @@ def confirm(case: EvaluationCase, guilty: Reference, references: Sequence[Refere
         without = case.score(f"{guilty.ingredient} swapped, part {i}", [suspect], ids=ids)
         others = [r for r in drawn if r is not suspect]
         alone = case.score(f"{guilty.ingredient} alone, part {i}", others, ids=ids)
-        agreed += case.thresholds.is_absent(case.severity(without, expected))
-        agreed += case.thresholds.is_present(case.severity(alone, expected))
+        agreed += case.table_thresholds.is_absent(case.severity(without, expected))
+        agreed += case.table_thresholds.is_present(case.severity(alone, expected))
         total += 2
     return agreed, total
 

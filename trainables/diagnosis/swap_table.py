@@ -13,6 +13,12 @@ Answer = Literal["yes", "no", "inconclusive", "not tested"]
 
 MOST = 0.7
 """Share of a weak event's severity that counts as the event: another draw of the same is seldom just as severe."""
+ABSENT_SHARE = 0.25
+"""Share of an event's severity that counts as absent, within bounds."""
+SEVERE = 4.0
+"""Times the upper threshold from which an event is so severe that what would be none beside it may be another one."""
+REST = 0.9
+"""Share of the upper threshold up to which a rest of it is absent."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +43,13 @@ class Thresholds:
     def beside(self, exact: float, share: float) -> Thresholds:
         """Those for an event of severity `exact`: most of it is present, `share` of it absent.
 
-        Each moves up to half-way between the two, the lower one up and the upper one down.
+        Each moves up to half-way between the two, the lower one up and the upper one down; what an event that is
+        `SEVERE` leaves is none up to `REST` of the upper one.
         """
         half_way = (self.absent + self.present) / 2.0
+        highest = REST * self.present if exact >= SEVERE * self.present else half_way
         present = max(half_way, min(MOST * exact, self.present))
-        return Thresholds(present, max(self.absent, min(share * exact, half_way)))
+        return Thresholds(present, max(self.absent, min(share * exact, highest)))
 
     def necessary(self, severity_without: float) -> Answer:
         """Swapping the ingredient out makes the event vanish."""

@@ -16,8 +16,7 @@ import pytest
 import torch
 
 from trainables.diagnosis.confidence import confidence_of
-from trainables.diagnosis.diagnose import ABSENT_SHARE
-from trainables.diagnosis.swap_table import Thresholds
+from trainables.diagnosis.swap_table import ABSENT_SHARE, Thresholds
 from trainables.diagnosis.verdict import Diagnosis
 from trainables.trial import TrialResult
 

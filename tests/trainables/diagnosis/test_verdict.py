@@ -112,10 +112,13 @@ def test_to_dict_is_json(remedy: Remedy | None) -> None:
 
 @pytest.mark.parametrize(
     ("exact", "present", "absent"),
-    [(5.0, 4.5, 3.0), (6.0, 4.5, 3.0), (8.0, 5.6, 3.0), (12.0, 6.0, 3.0), (16.0, 6.0, 4.0), (1e3, 6.0, 4.5)],
+    [
+        *((5.0, 4.5, 3.0), (6.0, 4.5, 3.0), (8.0, 5.6, 3.0), (12.0, 6.0, 3.0)),
+        *((16.0, 6.0, 4.0), (23.0, 6.0, 4.5), (1e3, 6.0, 5.4)),
+    ],
 )
 def test_thresholds_follow_the_event(exact: float, present: float, absent: float) -> None:
-    """Most of a weak event is the event, a quarter of a severe one is none; neither goes beyond half-way."""
+    """Most of a weak event is the event, a quarter of a severe one is none; of a very severe one more is."""
     beside = Thresholds(present=6.0, absent=3.0).beside(exact, 0.25)
     assert (beside.present, beside.absent) == pytest.approx((present, absent))
 
