@@ -39,8 +39,9 @@ log = logging.getLogger(__name__)
 
 MARGIN = 3
 """Steps that a snapshot must lie before the onset."""
-ABSENT_SHARES = {"input_shift": 0.5}
-"""Where the largest of many windows is compared: of a healthy stretch some lie near the lower threshold."""
+INPUT_SHARE = 0.5
+"""Share of an input shift's severity that counts as absent: the largest of many windows is compared, and of a healthy
+stretch some lie near the lower threshold."""
 MAX_SNAPSHOTS = 3
 """Snapshots tried before the diagnosis abstains."""
 
@@ -132,6 +133,13 @@ def choose_snapshots(case: Case, snapshots: SnapshotRing) -> list[Snapshot]:
     return [s for s in unique if s is unique[0] or case.stop - s.step <= longest][:MAX_SNAPSHOTS]
 
 
+def beside_the_event(declared: Thresholds, symptom: Symptom, exact: float) -> Thresholds:
+    """The thresholds for so severe an event: of the input, or of what training makes of it."""
+    if symptom.kind == "input_shift":
+        return declared.beside(exact, INPUT_SHARE, rest=True)
+    return declared.beside(exact, ABSENT_SHARE)
+
+
 def examine(
     case: Case, snapshots: list[Snapshot], pool: np.ndarray, recorded: dict[int, float], live: Snapshot
 ) -> Diagnosis:
@@ -142,7 +150,7 @@ def examine(
             case.snapshot = snapshot
             case.curves.clear()
             exact, controls = exact_control(case, recorded)
-            case.thresholds = declared.beside(controls.exact, ABSENT_SHARES.get(case.symptom.kind, ABSENT_SHARE))
+            case.thresholds = beside_the_event(declared, case.symptom, controls.exact)
             if not (case.thresholds if controls.exact_bits_equal else declared).is_present(controls.exact):
                 return not_back(case, exact, controls, recorded, live)
             controls = placebo_control(case, controls)

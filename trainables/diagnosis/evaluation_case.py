@@ -70,7 +70,7 @@ class EvaluationCase:
     @property
     def table_thresholds(self) -> Thresholds:
         """What is absent beside so severe a gap; a remedy is judged by `thresholds`."""
-        return replace(self.thresholds, absent=self.thresholds.beside(self.exact, ABSENT_SHARE).absent)
+        return replace(self.thresholds, absent=self.thresholds.beside(self.exact, ABSENT_SHARE, rest=True).absent)
 
     @property
     def last_step(self) -> int:

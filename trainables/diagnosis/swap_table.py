@@ -40,14 +40,14 @@ class Thresholds:
         """Whether the event outlives what can't matter: it is absent in no placebo, and present in half of them."""
         return not any(map(self.is_absent, placebos)) and 2 * sum(map(self.is_present, placebos)) >= len(placebos)
 
-    def beside(self, exact: float, share: float) -> Thresholds:
+    def beside(self, exact: float, share: float, *, rest: bool = False) -> Thresholds:
         """Those for an event of severity `exact`: most of it is present, `share` of it absent.
 
-        Each moves up to half-way between the two, the lower one up and the upper one down; what an event that is
-        `SEVERE` leaves is none up to `REST` of the upper one.
+        Each moves up to half-way between the two, the lower one up and the upper one down. `rest`: what an event that
+        is `SEVERE` leaves is none up to `REST` of the upper one; not where training goes on, and what is left grows.
         """
         half_way = (self.absent + self.present) / 2.0
-        highest = REST * self.present if exact >= SEVERE * self.present else half_way
+        highest = REST * self.present if rest and exact >= SEVERE * self.present else half_way
         present = max(half_way, min(MOST * exact, self.present))
         return Thresholds(present, max(self.absent, min(share * exact, highest)))
 

@@ -33,12 +33,14 @@ def test_two_faults_at_once_are_unexplained(small: MakeSmall, tiny: Tiny) -> Non
 
 
 def test_a_fault_outside_the_catalogue_is_unexplained(small: MakeSmall, tiny: Tiny, tmp_path: Path) -> None:
-    """Mixing is no ingredient that has a reference: the event stays with all of them and none is blamed."""
+    """Mixing is no ingredient that has a reference: where CutMix takes the whole of another image and says that it took
+    nothing, the event stays with all of them and none is blamed.
+    """
     (tmp_path / "epoch14_mixing_fault.py").write_text(
         "from dataclasses import replace\n"
         "from trainables.data.mixing import Mix\n"
         "def runaway(recipe):\n"
-        "    return lambda i: replace(i, mix=Mix(0.5, None))\n"
+        "    return lambda i: replace(i, mix=Mix(1.0, (0, 0, 999, 999)))\n"
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(tmp_path)

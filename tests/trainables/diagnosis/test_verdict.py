@@ -114,13 +114,19 @@ def test_to_dict_is_json(remedy: Remedy | None) -> None:
     ("exact", "present", "absent"),
     [
         *((5.0, 4.5, 3.0), (6.0, 4.5, 3.0), (8.0, 5.6, 3.0), (12.0, 6.0, 3.0)),
-        *((16.0, 6.0, 4.0), (23.0, 6.0, 4.5), (1e3, 6.0, 5.4)),
+        *((16.0, 6.0, 4.0), (23.0, 6.0, 4.5), (1e3, 6.0, 4.5)),
     ],
 )
 def test_thresholds_follow_the_event(exact: float, present: float, absent: float) -> None:
-    """Most of a weak event is the event, a quarter of a severe one is none; of a very severe one more is."""
+    """Most of a weak event is the event, a quarter of a severe one is none; neither goes beyond half-way."""
     beside = Thresholds(present=6.0, absent=3.0).beside(exact, 0.25)
     assert (beside.present, beside.absent) == pytest.approx((present, absent))
+
+
+@pytest.mark.parametrize(("exact", "absent"), [(12.0, 3.0), (23.0, 4.5), (24.0, 5.4), (1e3, 5.4)])
+def test_what_a_severe_event_leaves_below_the_threshold_is_none(exact: float, absent: float) -> None:
+    """Where nothing grows on it."""
+    assert Thresholds(present=6.0, absent=3.0).beside(exact, 0.25, rest=True).absent == pytest.approx(absent)
 
 
 def test_an_event_that_a_placebo_removes_is_chaotic() -> None:
