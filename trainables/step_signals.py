@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 
@@ -57,10 +57,11 @@ class StepSignals:
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Self:
-        """The signals that `dataclasses.asdict` made a mapping of, through JSON too."""
+        """The signals that `dataclasses.asdict` made a mapping of, through JSON too, and by an earlier version."""
+        known = {field.name for field in fields(cls)}
         moments = {key: tuple(row[key]) for key in ("input_mean", "input_std")}
         numbers = {key: one_nan(value) for key, value in row.items() if isinstance(value, float)}
-        return cls(**{**row, **numbers, **moments})
+        return cls(**{key: value for key, value in {**row, **numbers, **moments}.items() if key in known})
 
     @property
     def target_entropy(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
 
@@ -131,6 +132,22 @@ def test_a_replay_is_scored_without_what_mixing_costs() -> None:
 def test_the_entropy_of_two_labels(share: float, entropy: float) -> None:
     """Of the shares `share` and 1 - `share`, in nats."""
     assert entropy_of(share) == pytest.approx(entropy, abs=1e-6)
+
+
+def test_a_checkpoint_of_before_mixing_was_followed_goes_on() -> None:
+    """Its steps have a flag for the share, and it has no cost yet."""
+    shares = shares_of("mixup 0.2", 0)
+    rows = steps(losses_of(shares, 0), shares)
+    before, after = Detector(DetectorConfig(), 10), Detector(DetectorConfig(), 10)
+    for row in rows[:100]:
+        before.update(row)
+    old = before.state_dict()
+    del old["mixing"], old["whole"]
+    for kept in (*old["accepted"], *old["recent"]):
+        kept["mixed"] = kept.pop("mixed_share") > 0
+    after.load_state_dict(json.loads(json.dumps(old)))
+    assert [after.update(row) for row in rows[100:200]] == [None] * 100
+    assert after.memory.mixing.cost == pytest.approx(COST, rel=0.3)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -137,7 +137,8 @@ class Memory:
         self.recent.extend(StepSignals.from_dict(row) for row in state["recent"])
         self.suspicious.extend(state["suspicious"])
         self.losses.extend(state["losses"])
-        self.whole.extend(state["whole"])
+        self.whole.extend(state.get("whole", state["losses"]))
         self.steps.extend(state["steps"])
         self.best.load_state_dict(state["best"])
-        self.mixing = Mixing(**state["mixing"])
+        # Checkpoints of before mixing was followed have neither.
+        self.mixing = Mixing(**state.get("mixing", {}))

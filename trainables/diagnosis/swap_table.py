@@ -16,9 +16,9 @@ MOST = 0.7
 ABSENT_SHARE = 0.25
 """Share of an event's severity that counts as absent, within bounds."""
 SEVERE = 4.0
-"""Times the upper threshold from which an event is so severe that what would be none beside it may be another one."""
+"""Multiple of the upper threshold from which an event is very severe."""
 REST = 0.9
-"""Share of the upper threshold up to which a rest of it is absent."""
+"""Share of the upper threshold up to which what a very severe event leaves is absent."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Thresholds:
         """Those for an event of severity `exact`: most of it is present, `share` of it absent.
 
         Each moves up to half-way between the two, the lower one up and the upper one down. `rest`: what an event that
-        is `SEVERE` leaves is none up to `REST` of the upper one; not where training goes on, and what is left grows.
+        is `SEVERE` leaves is absent up to `REST` of the upper one; not where training goes on, and what is left grows.
         """
         half_way = (self.absent + self.present) / 2.0
         highest = REST * self.present if rest and exact >= SEVERE * self.present else half_way
