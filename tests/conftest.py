@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,10 @@ from PIL import Image
 from trainables import places, retries
 from trainables.data.index import ImageIndex, open_index
 from trainables.rng import generator
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started in a shell's background, where the processes that the tests interrupt would ignore it too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TinyImages = Callable[..., Path]
 RAY = re.compile(r"\b(?:ray|Ray|Tune)(?:_\w+)?\b")
