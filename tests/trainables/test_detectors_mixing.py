@@ -98,6 +98,7 @@ def test_guessing_is_a_stall_whatever_is_mixed() -> None:
     symptom = first(guessing)
     assert symptom is not None
     assert symptom.kind == "stall"
+    assert first(steps(losses_of(shares, 0, level=0.7), shares)) is None
 
 
 def test_the_cost_is_that_of_the_run() -> None:

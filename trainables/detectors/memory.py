@@ -67,6 +67,10 @@ class Memory:
         """The last losses, fewer where there are no more."""
         return list(self.losses)[-count:]
 
+    def last_whole(self, count: int) -> list[float]:
+        """The last losses with what mixing costs, fewer where there are no more."""
+        return list(self.whole)[-count:]
+
     def step_before(self, count: int) -> int:
         """Step of the first of the last `count` losses."""
         return list(self.steps)[-count:][0]
@@ -85,11 +89,11 @@ class Memory:
 
     def is_at_chance(self) -> bool:
         """Whether the median of the last `min_history` losses is that of guessing."""
-        return is_chance(median(list(self.whole)[-self.config.min_history :]), self.chance)
+        return is_chance(median(self.last_whole(self.config.min_history)), self.chance)
 
     def stands_at_chance(self, count: int) -> bool:
         """Whether the last `count` losses lie at that of guessing, with next to no scatter; guessing ignores a mix."""
-        return stands_at_chance(list(self.whole)[-count:], self.chance)
+        return stands_at_chance(self.last_whole(count), self.chance)
 
     def train_loss(self) -> float:
         """Median of the last `min_history` losses, or of the latest `confirm` where that is higher; nan: there is none.

@@ -53,7 +53,7 @@ def collapsed(memory: Memory, _signals: StepSignals) -> Finding | None:
     ago: as many steps just before count.
     """
     width = 2 * memory.config.confirm
-    last = list(memory.whole)[-width:]
+    last = memory.last_whole(width)
     if len(last) < width or not memory.stands_at_chance(width):
         return None
     before = [s.loss for s in list(memory.accepted)[:-width]]

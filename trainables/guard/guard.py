@@ -70,8 +70,8 @@ class SpikeGuard:
         model: on its device.
         optimizer: of torch's kind; its hyperparameters are recorded as each update uses them.
         step: takes a batch, updates the model, and returns per-sample losses [n], or their mean; under mixup or CutMix
-            (losses, share), the share of each image that is another one's, 0 to 1: a loss that the share explains is
-            no spike. In a replay it is called again, and `replaying` is True: log nothing then.
+            `Mixed(losses, share)`, so that a loss that the share explains is no spike. In a replay it is called again,
+            and `replaying` is True: log nothing then.
         batch: the k-th batch, the same whenever it is asked for. None: give each batch to `run`, and the last
             `kept_batches` are remembered by reference.
         extra_state: what else `step` changes: a GradScaler, a moving average, a scheduler that it steps by itself, a

@@ -30,6 +30,16 @@ Groups = tuple[Mapping[str, Any], ...]
 
 
 @dataclass(frozen=True)
+class Mixed:
+    """What a step under mixup or CutMix returns."""
+
+    losses: Any
+    """Of the samples, [n], or their mean."""
+    share: Any
+    """Of each image and label, what is another one's: a number from 0 to 1, or a tensor of one."""
+
+
+@dataclass(frozen=True)
 class StepPlan:
     """What one step is made of."""
 
@@ -188,20 +198,21 @@ def write_hyperparameters(optimizer: torch.optim.Optimizer, groups: Groups) -> N
 
 
 def loss_signals(step: int, returned: Any, learning_rate: float) -> StepSignals:
-    """Signals of a step that returned per-sample losses [n], or their mean; or (these, share of what was mixed in).
+    """Signals of a step that returned per-sample losses [n], or their mean; or either as `Mixed`.
 
     Raises:
         ConfigError: it returned something else.
 
     """
-    losses, share = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, 0.0)
+    if not isinstance(returned, Mixed):
+        return _of_losses(step, returned, learning_rate)
+    share = returned.share
     if isinstance(share, Tensor) and share.numel() == 1:
         share = share.item()
     if not isinstance(share, int | float) or not 0.0 <= share <= 1.0:
         allowed = "what mixup or CutMix took from other images, a number from 0 to 1"
-        raise ConfigError(complaint("share of step's return value", share, allowed, "return (losses, share)"))
-    signals = _of_losses(step, losses, learning_rate)
-    return replace(signals, mixed_share=min(share, 1.0 - share)) if share else signals
+        raise ConfigError(complaint("share of step's return value", share, allowed, "return Mixed(losses, share)"))
+    return replace(_of_losses(step, returned.losses, learning_rate), mixed_share=min(share, 1.0 - share))
 
 
 def _of_losses(step: int, losses: Any, learning_rate: float) -> StepSignals:

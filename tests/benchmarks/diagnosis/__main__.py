@@ -52,7 +52,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--cache", type=Path, default=default_cache_dir() / "bench-diagnosis")
     parser.add_argument("--results", type=Path, help="JSONL file; default: in the cache")
-    parser.add_argument("--report", type=Path, metavar="MARKDOWN", help="write the tables, and run nothing")
+    parser.add_argument("--report", type=Path, metavar="MARKDOWN", help="write the tables and run nothing")
     return parser.parse_args()
 
 

@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainables.guard import SpikeGuard
+from trainables.guard import Mixed, SpikeGuard
 
 BATCH = 64
 Batch = tuple[Tensor, Tensor]
@@ -61,12 +61,12 @@ class Loop:
             self.set_rate(k)
             guard.run(k)
 
-    def mixed_step(self, batch: Batch) -> tuple[Tensor, float]:
+    def mixed_step(self, batch: Batch) -> Mixed:
         """The same under mixup: the losses and the share."""
         share, (pixels, truth) = float(np.random.beta(self.mixup_alpha, self.mixup_alpha)), batch  # noqa: NPY002
         logits = self.model(torch.lerp(pixels, pixels.flip(0), share))
         own, other = (F.cross_entropy(logits, labels, reduction="none") for labels in (truth, truth.flip(0)))
-        return self.update(torch.lerp(own, other, share)), share
+        return Mixed(self.update(torch.lerp(own, other, share)), share)
 
     def update(self, losses: Tensor) -> Tensor:
         """Of the weights, by the mean of the losses, which come back."""

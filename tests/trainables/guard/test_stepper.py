@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from trainables.errors import ConfigError, DataError
-from trainables.guard.stepper import Batches, Stepper, StepPlan, freeze, loss_signals, read_hyperparameters
+from trainables.guard.stepper import Batches, Mixed, Stepper, StepPlan, freeze, loss_signals, read_hyperparameters
 
 if TYPE_CHECKING:
     from tests.trainables.guard.conftest import Loop, MakeLoop
@@ -139,12 +139,19 @@ def test_losses_of_samples_give_the_standard_error() -> None:
 @pytest.mark.parametrize(("share", "folded"), [(0.25, 0.25), (0.75, 0.25), (torch.tensor(1.0), 0.0), (0, 0.0)])
 def test_a_step_tells_what_was_mixed(share: Any, folded: float) -> None:
     """Whichever of the two images is called its own."""
-    signals = loss_signals(3, (torch.tensor([1.0, 3.0]), share), 0.1)
+    signals = loss_signals(3, Mixed(torch.tensor([1.0, 3.0]), share), 0.1)
     assert (signals.loss, signals.mixed_share) == (2.0, folded)
 
 
-@pytest.mark.parametrize("returned", [(1.0, 1.5), (1.0, -0.1), (1.0, "half"), (1.0, math.nan), (1.0, torch.ones(2))])
-def test_a_share_that_is_none_is_refused(returned: Any) -> None:
+@pytest.mark.parametrize("share", [1.5, -0.1, "half", math.nan, torch.ones(2)])
+def test_a_share_that_is_none_is_refused(share: Any) -> None:
     """By name, with what is allowed."""
     with pytest.raises(ConfigError, match="share of step's return value"):
+        loss_signals(3, Mixed(1.0, share), 0.1)
+
+
+@pytest.mark.parametrize("returned", [(torch.tensor([1.0, 3.0]), 0.5), None, torch.ones(0)])
+def test_what_is_no_loss_is_refused(returned: Any) -> None:
+    """A pair may be a loss and an accuracy: only `Mixed` tells a share."""
+    with pytest.raises(ConfigError, match=r"step's return value: .* is not allowed; allowed: per-sample losses"):
         loss_signals(3, returned, 0.1)
