@@ -26,6 +26,8 @@ MEDIAN_EFFICIENCY = 1.2533
 """Standard error of a median over that of a mean, for a normal distribution: sqrt(pi / 2)."""
 NON_FINITE_SCORE = 1e3
 """Severity of a step that is not finite."""
+UPDATE_NOISE = 0.02
+"""Noise scale of an update's error, which is rounding: at most 0.005 in sound runs."""
 ERRATIC_LEVEL = 1.05
 """Mean loss, as a multiple of chance, over `erratic_window` steps that is worse than guessing."""
 ERRATIC_SPREAD = 0.1
@@ -92,6 +94,18 @@ class Baseline:
     def stretch_score(self, steps: Sequence[StepSignals]) -> float:
         """`input_score` of a stretch: pooled moments against declared ones, median moments against earlier ones."""
         return self.input_score(pooled_moments(steps) if self.declared else median_moments(steps))
+
+
+def update_score(signals: StepSignals) -> float:
+    """What of a step's update is not the optimizer's, in noise units; 0 where it was not measured, or not made."""
+    if not signals.applied or not math.isfinite(signals.update_error):
+        return 0.0
+    return min(NON_FINITE_SCORE, signals.update_error / UPDATE_NOISE)
+
+
+def apart_score(signals: StepSignals) -> float:
+    """NON_FINITE_SCORE where ranks hold different weights, which no noise makes them; else 0."""
+    return NON_FINITE_SCORE if signals.weight_checksum_spread > 0 else 0.0
 
 
 def is_chance(loss: float, chance: float) -> bool:

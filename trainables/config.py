@@ -204,7 +204,7 @@ class DetectorConfig(Section):
     history: Annotated[int, Field(ge=8)] = 40
     """Steps of accepted loss that make the baseline."""
     min_history: Annotated[int, Field(ge=4)] = 16
-    """Steps before any rule but 'non-finite' and 'input shift' may fire."""
+    """Steps before any rule but 'non-finite', 'wrong update', 'ranks apart' and 'input shift' may fire."""
     spike_score: Positive = 6.0
     """Excess over the baseline's median, in noise units, that makes a step suspicious."""
     confirm: PositiveInt = 4

@@ -1,7 +1,7 @@
 """The training loop, top to bottom: a step, and a run of steps.
 
-`record = train_step(state, ingredients, batch)`: training, replay and recovery all go through `run_steps`. Nothing in
-a step waits for the device: what it has to say stays there until it is read, many steps at once.
+`record = run_step(state, ingredients, batch)`: training, replay and recovery all go through `run_steps`. Nothing in a
+step waits for the device: what it has to say stays there until it is read, many steps at once.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from trainables.signals import (
 )
 from trainables.state import TrainState
 from trainables.step_signals import StepSignals
+from trainables.updates import Update
 
 RATIO_EVERY = 32
 """Steps between two measurements of the update ratio and the other fingerprints, which cost passes over the weights."""
@@ -66,10 +67,17 @@ def train_step(state: TrainState, ingredients: Ingredients, batch: Batch, *, not
     state.update_averages(bad, ingredients.step)
     overflowed = settle_loss_scale(state, ingredients, bad, totals[LOSSES])
     state.step = ingredients.step + 1
-    measured = measurement.after_update() if measurement is not None else unmeasured(state.device)
+    measured = measurement.known() if measurement is not None else unmeasured(state.device)
     known = torch.stack([value.double() for value in (grad_norm, bad, overflowed)])
     after = torch.cat([known, scale, measured])
     return StepRecord(ingredients.step, ingredients.learning_rate, totals, after, ingredients.mixed_share)
+
+
+def run_step(state: TrainState, ingredients: Ingredients, batch: Batch, *, notice: bool = False) -> StepRecord:
+    """One step by its own code; on some steps with what it did to the weights."""
+    update = Update(state) if ingredients.step % RATIO_EVERY == 0 else None
+    record = ingredients.code(state, ingredients, batch, notice=notice)
+    return record if update is None else update.add_to(record, ingredients.optim)
 
 
 def backward(
@@ -125,7 +133,7 @@ def run_steps(
     with Prefetcher(fetch, loader_threads, stop_step=stop, times=times) as prefetcher:
         for step in range(start, stop):
             ingredients, batch = prefetcher.get(step)
-            unread.append(ingredients.code(state, ingredients, batch, notice=notice()))
+            unread.append(run_step(state, ingredients, batch, notice=notice()))
             if len(unread) == reading.every or step + 1 == stop or reading.now(step + 1):
                 signals = read_signals(unread)
                 unread.clear()

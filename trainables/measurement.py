@@ -1,4 +1,4 @@
-"""When the fingerprints of a step are taken: before its gradients, before its update, after it."""
+"""When the fingerprints within a step are taken: before its gradients, and before its update."""
 
 from __future__ import annotations
 
@@ -11,27 +11,23 @@ from trainables.fingerprints import (
     RunningStatistics,
     bn_drift,
     bn_gap,
-    checksum_spread,
     label_counts,
     label_entropy,
     moment_norm,
     of_every_rank,
     running_statistics,
-    update_ratio,
-    weight_checksum,
-    weight_norm,
     zero_gradient_share,
 )
 from trainables.norms import NormSettings, batch_norms
-from trainables.signals import MEASURED
+from trainables.signals import WITHIN
 from trainables.state import TrainState
 
 
 class Measurement:
     """The fingerprints of one step, which cost a few more passes over the weights.
 
-    Made before the gradients are; then `see_labels` for each micro-batch, `before_update` and `after_update`, on all
-    ranks. Nothing is changed, and nothing waits for the device.
+    Made before the gradients are; then `see_labels` for each micro-batch, `before_update` and `known`, on all ranks.
+    Nothing is changed, and nothing waits for the device.
 
     Args:
         state: that the step starts from.
@@ -41,11 +37,9 @@ class Measurement:
 
     def __init__(self, state: TrainState, norm: NormSettings | None) -> None:
         self.state = state
-        self.weights = [p.detach() for p in state.parameters]
         self.momentum = _momentum(state, norm)
         self.statistics = running_statistics(state.model)
         self.counts: Tensor | None = None
-        self.before: list[Tensor] = []
         self.values: dict[str, Tensor] = {}
         moments = moment_norm(state.optimizer)
         if moments is not None:
@@ -64,22 +58,12 @@ class Measurement:
         if self.counts is not None:
             self.values["label_entropy"] = label_entropy(state.ranks.sum(self.counts), samples)
         self._compare(running_statistics(state.model))
-        self.before = [weight.clone() for weight in self.weights]
 
-    @torch.no_grad()
-    def after_update(self) -> Tensor:
-        """The values that `MEASURED` names, rank 0's on every rank, float64 on the device; nan where there is none."""
-        norm = weight_norm(self.weights)
-        self.values |= {"weight_norm": norm, "update_ratio": update_ratio(self.weights, self.before, norm)}
+    def known(self) -> Tensor:
+        """The values that `WITHIN` names, rank 0's on every rank, float64 on the device; nan where there is none."""
         absent = torch.full((), math.nan, dtype=torch.float64, device=self.state.device)
-        ranks = self.state.ranks
-        if ranks.world_size == 1:
-            return torch.stack([self.values.get(name, absent).double() for name in MEASURED])
-        own = [self.values.get(name, absent).double() for name in MEASURED]
-        rows = of_every_rank(torch.stack([*own, weight_checksum(self.weights)]), ranks)
-        values = rows[0, :-1].clone()
-        values[MEASURED.index("weight_checksum_spread")] = checksum_spread(rows[:, -1])
-        return values
+        own = torch.stack([self.values.get(name, absent).double() for name in WITHIN])
+        return of_every_rank(own, self.state.ranks)[0] if self.state.ranks.world_size > 1 else own
 
     def _compare(self, now: RunningStatistics | None) -> None:
         if self.statistics is not None and now is not None:
@@ -88,8 +72,8 @@ class Measurement:
 
 
 def unmeasured(device: torch.device) -> Tensor:
-    """What `Measurement.after_update` gives where nothing was measured."""
-    return torch.full((len(MEASURED),), math.nan, dtype=torch.float64, device=device)
+    """What `Measurement.known` gives where nothing was measured."""
+    return torch.full((len(WITHIN),), math.nan, dtype=torch.float64, device=device)
 
 
 def _momentum(state: TrainState, norm: NormSettings | None) -> float:

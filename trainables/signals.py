@@ -21,12 +21,13 @@ LOSSES, NOTICE = 1, 4
 """Places in the sums."""
 BAD = 1
 """Place in what is known after the step."""
-MEASURED = (
-    *("update_ratio", "weight_norm", "weight_checksum_spread", "grad_zero_share", "moment_norm"),
-    *("bn_drift", "bn_gap", "label_entropy"),
-)
-"""Signals that are measured on some steps only, as they stand at the end of what is known after the step."""
-AFTER = 4 + len(MEASURED)
+WITHIN = ("grad_zero_share", "moment_norm", "bn_drift", "bn_gap", "label_entropy")
+"""Signals that are measured within some steps only, as they stand at the end of what is known after the step."""
+OF_WEIGHTS = ("update_ratio", "weight_norm", "update_error", "weight_checksum_spread")
+"""Signals of what the same steps did to the weights, looked at from outside."""
+MEASURED = (*WITHIN, *OF_WEIGHTS)
+"""Signals of some steps only."""
+AFTER = 4 + len(WITHIN)
 """Values that are known after the step."""
 
 
@@ -39,9 +40,11 @@ class StepRecord:
     sums: Tensor
     """Sums over the global batch: `batch_sums`."""
     after: Tensor
-    """Gradient norm, bad (0 or 1), overflowed (0 or 1), loss scale (nan: none), `MEASURED` (nan: not measured)."""
+    """Gradient norm, bad (0 or 1), overflowed (0 or 1), loss scale (nan: none), `WITHIN` (nan: not measured)."""
     mixed_share: float = 0.0
     """Share of each image that was another one's."""
+    of_weights: Tensor | None = None
+    """`OF_WEIGHTS`; None: not measured."""
 
 
 def batch_sums(losses: Tensor, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
@@ -69,16 +72,19 @@ def read_signals(records: Sequence[StepRecord]) -> list[StepSignals]:
     """Bring the vectors of some steps to the host, in one copy, and make signals of them."""
     if not records:
         return []
-    rows = torch.stack([torch.cat([record.sums, record.after]) for record in records]).cpu().tolist()
+    unmeasured = torch.full((len(OF_WEIGHTS),), math.nan, dtype=torch.float64, device=records[0].sums.device)
+    parts = [(r.sums, r.after, unmeasured if r.of_weights is None else r.of_weights) for r in records]
+    rows = torch.stack([torch.cat(part) for part in parts]).cpu().tolist()
     return [_signals(record, row) for record, row in zip(records, rows, strict=True)]
 
 
 def _signals(record: StepRecord, row: list[float]) -> StepSignals:
     count, loss_sum, squares, right, notices, logits = row[:SUMS]
-    grad_norm, bad, overflowed, scale, *measured = row[-AFTER:]
+    of_step = len(row) - AFTER - len(OF_WEIGHTS)
+    grad_norm, bad, overflowed, scale, *measured = row[of_step:]
     loss = loss_sum / count
     spread = max(0.0, squares / count - loss**2) if count > 1 else math.nan
-    mean, std = moments(row[SUMS:-AFTER])
+    mean, std = moments(row[SUMS:of_step])
     return StepSignals(
         step=record.step,
         loss=one_nan(loss),

@@ -26,6 +26,8 @@ class StepSignals:
     """Root mean square of the logits."""
     update_ratio: float = math.nan
     """Norm of the update over the norm of the weights; this and what follows is measured on some steps only."""
+    update_error: float = math.nan
+    """Norm of what the update was more than one step of the optimizer's rule, over the norm of the update."""
     weight_norm: float = math.nan
     """Global L2 norm of the weights after the step."""
     weight_checksum_spread: float = math.nan

@@ -31,7 +31,7 @@ from trainables.build import build_state  # noqa: E402
 from trainables.config import NormName, TrialConfig  # noqa: E402 - after the path
 from trainables.data.normalize import IMAGENET_MEAN, IMAGENET_STD, build_normalization  # noqa: E402
 from trainables.ingredients import Batch, Ingredients  # noqa: E402
-from trainables.loop import train_step  # noqa: E402
+from trainables.loop import run_step, train_step  # noqa: E402
 from trainables.losses import build_loss  # noqa: E402
 from trainables.optim import Hyperparameters  # noqa: E402
 from trainables.ranks import Ranks  # noqa: E402
@@ -68,7 +68,7 @@ class Size:
 
 
 def our_step(size: Size, norm: NormName, *, compiled: bool) -> Step:
-    """`trainables.loop.train_step`, with all its signals, read 16 steps at a time."""
+    """`trainables.loop.run_step`, with all its signals, read 16 steps at a time."""
     config = TrialConfig.parse(
         {
             "global_batch_size": size.batch,
@@ -104,7 +104,7 @@ def our_step(size: Size, norm: NormName, *, compiled: bool) -> Step:
     unread: list[StepRecord] = []
 
     def step(number: int) -> None:
-        unread.append(train_step(state, replace(ingredients, step=number), batch))
+        unread.append(run_step(state, replace(ingredients, step=number), batch))
         if len(unread) == READ_EVERY:
             read_signals(unread)
             unread.clear()

@@ -15,7 +15,7 @@ from trainables.data.images import ImageSource
 from trainables.data.index import Split
 from trainables.evaluation import evaluate
 from trainables.ingredients import Ingredients, load_batch
-from trainables.loop import RATIO_EVERY, forward, observe_inputs, run_steps, score_batch, to_input, train_step
+from trainables.loop import RATIO_EVERY, forward, observe_inputs, run_step, run_steps, score_batch, to_input, train_step
 from trainables.optim import Hyperparameters
 from trainables.signals import read_signals
 from trainables.state import Snapshot
@@ -44,7 +44,7 @@ def one_step(bench: Bench, start: Snapshot, step: int = 2, **changes: Any) -> St
     bench.state.restore(start)
     bench.state.model.train()
     ingredients = replace(bench.stream(step), **changes)
-    return read_signals([train_step(bench.state, ingredients, load_batch(ingredients, bench.state.ranks))])[0]
+    return read_signals([run_step(bench.state, ingredients, load_batch(ingredients, bench.state.ranks))])[0]
 
 
 def gradient(bench: Bench) -> Tensor:

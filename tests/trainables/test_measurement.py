@@ -17,7 +17,7 @@ from trainables.build import build_state
 from trainables.config import TrialConfig
 from trainables.data.index import open_index
 from trainables.ingredients import Stream, load_batch
-from trainables.loop import RATIO_EVERY, run_steps, train_step
+from trainables.loop import RATIO_EVERY, run_step, run_steps
 from trainables.norms import NormSettings
 from trainables.ranks import Ranks
 from trainables.recipe import Recipe
@@ -48,7 +48,7 @@ def measured(bench: Bench, start: Snapshot, **changes: Any) -> StepSignals:
     bench.state.restore(start)
     bench.state.model.train()
     ingredients = replace(bench.stream(RATIO_EVERY), **changes)
-    return read_signals([train_step(bench.state, ingredients, load_batch(ingredients, bench.state.ranks))])[0]
+    return read_signals([run_step(bench.state, ingredients, load_batch(ingredients, bench.state.ranks))])[0]
 
 
 def test_a_healthy_step(bench: Bench, start: Snapshot) -> None:

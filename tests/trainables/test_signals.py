@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainables.signals import AFTER, MEASURED, StepRecord, batch_sums, read_signals
+from trainables.signals import AFTER, OF_WEIGHTS, WITHIN, StepRecord, batch_sums, read_signals
 from trainables.step_signals import StepSignals
 
 
@@ -91,10 +91,13 @@ def test_records_are_read_in_order_and_alone() -> None:
     """Many steps read at once are what each read by itself is; none is nothing."""
     sums = [batch_sums(noise(4, seed=i).abs(), noise(4, 5), torch.arange(4), noise(4, 3, 2, 2)) for i in range(3)]
     after = torch.tensor([1.0, 1.0, 0.0, 512.0, *range(AFTER - 4)], dtype=torch.float64)
-    records = [StepRecord(i, 0.1 * i, row, after) for i, row in enumerate(sums)]
+    of_weights = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    records = [StepRecord(i, 0.1 * i, row, after, of_weights=of_weights if i else None) for i, row in enumerate(sums)]
     assert read_signals(records) == [read_signals([record])[0] for record in records]
     assert [signals.step for signals in read_signals(records)] == [0, 1, 2]
-    assert [getattr(read_signals(records)[2], name) for name in MEASURED] == list(range(len(MEASURED)))
+    assert [getattr(read_signals(records)[2], name) for name in WITHIN] == list(range(len(WITHIN)))
+    assert [getattr(read_signals(records)[2], name) for name in OF_WEIGHTS] == of_weights.tolist()
+    assert math.isnan(read_signals(records)[0].update_error)
     assert read_signals(records)[2].loss_scale == 512.0
     assert read_signals([]) == []
 

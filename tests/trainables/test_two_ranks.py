@@ -15,7 +15,7 @@ from trainables.data.index import open_index
 from trainables.errors import ConfigError
 from trainables.evaluation import evaluate
 from trainables.ingredients import load_batch
-from trainables.loop import RATIO_EVERY, run_steps, train_step
+from trainables.loop import RATIO_EVERY, run_step, run_steps
 from trainables.optim import build_optimizer
 from trainables.ranks import Ranks
 from trainables.recipe import Recipe
@@ -46,7 +46,7 @@ def one_step(snapshot: Snapshot, recipe: Recipe, state: TrainState) -> dict[str,
     state.restore(snapshot)
     ingredients = recipe.ingredients(snapshot.step)
     evaluation = evaluate(state, recipe.evaluation(0))
-    signals = read_signals([train_step(state, ingredients, load_batch(ingredients, state.ranks))])[0]
+    signals = read_signals([run_step(state, ingredients, load_batch(ingredients, state.ranks))])[0]
     return {
         "ids": ingredients.sample_ids[state.ranks.share(len(ingredients.sample_ids))].tolist(),
         "signals": vars(signals),

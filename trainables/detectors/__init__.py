@@ -7,6 +7,8 @@
     stall         the loss never left chance, long after the warm-up
     instability   worse than guessing and erratic for a long stretch, with no single event
     input_shift   the input's channel moments leave their baseline, which batch norm hides from the loss
+    wrong_update  the weights moved otherwise than by one step of the optimizer's rule
+    ranks_apart   the ranks hold different weights
     eval_gap      training is fine and evaluation is not
 
 Scores are in units of the run's own noise: the larger of the scatter of recent steps (median absolute deviation) and

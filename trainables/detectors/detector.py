@@ -10,6 +10,7 @@ from typing import Any
 
 from trainables.baseline import NON_FINITE_SCORE
 from trainables.config import DetectorConfig
+from trainables.detectors.broken import ranks_apart, wrong_update
 from trainables.detectors.erratic import erratic
 from trainables.detectors.eval_gap import Evaluations, EvaluationSignals, eval_gap
 from trainables.detectors.finding import Finding
@@ -22,7 +23,10 @@ from trainables.detectors.sudden import collapsed, sudden
 from trainables.detectors.symptom import Symptom
 from trainables.step_signals import StepSignals
 
-RULES = (never_declared, input_shift, sudden, collapsed, far_above_chance, drift, shifted, erratic)
+RULES = (
+    *(wrong_update, ranks_apart, never_declared, input_shift),
+    *(sudden, collapsed, far_above_chance, drift, shifted, erratic),
+)
 """Of a finite step, the first that finds something counts."""
 
 

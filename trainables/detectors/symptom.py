@@ -8,7 +8,16 @@ from typing import Literal
 from trainables.baseline import Baseline
 
 SymptomKind = Literal[
-    "non_finite", "spike", "divergence", "collapse", "stall", "instability", "input_shift", "eval_gap"
+    "non_finite",
+    "spike",
+    "divergence",
+    "collapse",
+    "stall",
+    "instability",
+    "input_shift",
+    "wrong_update",
+    "ranks_apart",
+    "eval_gap",
 ]
 
 

@@ -25,7 +25,7 @@ from trainables.diagnosis.references import (
     sample_pool,
 )
 from trainables.diagnosis.remedy import try_remedy
-from trainables.diagnosis.replay import FROM_THE_START, LASTING, Replay, Replayer, Severity
+from trainables.diagnosis.replay import FROM_THE_START, LASTING, OF_ONE_STEP, Replay, Replayer, Severity
 from trainables.diagnosis.screen import confirm, equal_rows, screen
 from trainables.diagnosis.snapshots import SnapshotRing
 from trainables.diagnosis.swap_table import ABSENT_SHARE, SwapResult, Thresholds, leading_cause
@@ -97,9 +97,9 @@ def diagnose(
 def last_step(config: TrialConfig, symptom: Symptom) -> int:
     """Where replays end. Of a whole run no step comes after the confirmation: those losses are what was judged.
 
-    Nor of an eval gap, which was measured there.
+    Nor of an eval gap or a broken step, which were measured there.
     """
-    if symptom.kind in FROM_THE_START or symptom.kind == "eval_gap":
+    if symptom.kind in FROM_THE_START or symptom.kind == "eval_gap" or symptom.kind in OF_ONE_STEP:
         return symptom.step + 1
     return max(symptom.onset + config.diagnosis.horizon, symptom.step + 1)
 

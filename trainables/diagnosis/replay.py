@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from trainables.baseline import NON_FINITE_SCORE, erratic_score
+from trainables.baseline import NON_FINITE_SCORE, apart_score, erratic_score, update_score
 from trainables.config import DetectorConfig
 from trainables.detectors import Symptom
 from trainables.ingredients import Ingredients, Stream, Swap, load_batch, with_swaps
@@ -26,7 +26,9 @@ WEIGHT_NOISE = 1e-6
 """Relative noise on the weights that a placebo adds."""
 FROM_THE_START = frozenset({"instability", "stall"})
 """Symptoms of a whole run: no healthy stretch comes before, and the last steps are what counts."""
-UNSETTLED = FROM_THE_START | {"input_shift", "eval_gap"}
+OF_ONE_STEP = {"wrong_update": update_score, "ranks_apart": apart_score}
+"""Symptoms that the step which showed them says all of, and their scores."""
+UNSETTLED = FROM_THE_START | {"input_shift", "eval_gap", *OF_ONE_STEP}
 """Symptoms that only the end of a replay shows."""
 LASTING = frozenset({"divergence", "collapse"})
 """Symptoms of a level: as many steps count as the detector's slow rules look at."""
@@ -58,16 +60,21 @@ class Severity:
 
     def __call__(self, replay: Replay) -> float:
         """Severity of the event in `replay`; NON_FINITE_SCORE where a step was not finite."""
-        baseline, window = self.symptom.baseline, self.window
+        baseline, kind = self.symptom.baseline, self.symptom.kind
         after_onset = [s for s in replay.signals if s.step >= self.symptom.onset]
-        if self.symptom.kind == "input_shift":
+        if kind == "input_shift":
             width = len(after_onset) if baseline.declared else min(len(after_onset), 2 * self.detector.confirm)
             windows = (after_onset[i : i + width] for i in range(len(after_onset) - width + 1))
             return max(baseline.stretch_score(window) for window in windows)
         if not all(s.finite for s in after_onset):
             return NON_FINITE_SCORE
-        if self.symptom.kind == "eval_gap":
-            return baseline.loss_score(replay.clean_after)
+        if kind in OF_ONE_STEP:
+            return max(map(OF_ONE_STEP[kind], after_onset))
+        return baseline.loss_score(replay.clean_after) if kind == "eval_gap" else self._of_losses(replay, after_onset)
+
+    def _of_losses(self, replay: Replay, after_onset: list[StepSignals]) -> float:
+        """Of finite steps, and of the damage to the weights where a healthy stretch came before."""
+        baseline, window = self.symptom.baseline, self.window
         if self.symptom.kind == "instability":
             plain = [s.unmixed(baseline.mixing_cost).loss for s in after_onset]
             return erratic_score(plain[-self.detector.erratic_window :], baseline.chance)

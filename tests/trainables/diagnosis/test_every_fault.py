@@ -50,7 +50,7 @@ FAULTS = {
     "noisy_labels": Injected("label_noise", {"share": 0.6}),
     "half_precision": Injected("fp16_overflow", {"loss_scale": 2.0**30}),
     "missing_zero_grad": Injected("missing_zero_grad"),
-    "double_step": Injected("double_step", optim={"lr": 2.0}, changes={"max_steps": 400}),
+    "double_step": Injected("double_step"),
     "accumulation_unscaled": Injected("accumulation_unscaled", {"parts": 64}),
 }
 WITHOUT_EVENT = {
