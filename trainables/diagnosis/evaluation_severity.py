@@ -35,8 +35,9 @@ class GapSeverity:
 
     Skill is top-1 above guessing, (top1 - 1/C) / (1 - 1/C), in units of `share` of the expected skill, of `GAP_SHARE`
     of the gap that is diagnosed, or of `ERRORS` binomial standard errors of the difference, so that a small val/ has
-    no gap by chance. Where it is the input that changed, this is compared too, by its moments in the detector's units:
-    another input is at fault however much of it a model bears.
+    no gap by chance. Where it is the input that changed, it alone is compared, by its moments in the detector's units:
+    another input is at fault however much of it a model bears, and what running statistics lose besides is no part of
+    that event.
     """
 
     classes: int
@@ -53,8 +54,9 @@ class GapSeverity:
         skill = self.skill(expected)
         noise = math.hypot(_standard_error(score), _standard_error(expected)) / (1.0 - 1.0 / self.classes)
         missing = (skill - self.skill(score)) / max(ERRORS * noise, self.share * skill, GAP_SHARE * self.gap)
-        apart = moments_apart(score.input_moments, expected.input_moments) / INPUT_UNIT
-        return max(missing, apart) if apart and self.of_input else missing
+        if self.of_input and score.input_moments and expected.input_moments:
+            return moments_apart(score.input_moments, expected.input_moments) / INPUT_UNIT
+        return missing
 
     def of_gap(self, score: Score, expected: Score) -> GapSeverity:
         """The severity that the parts of the gap between these two are measured by."""

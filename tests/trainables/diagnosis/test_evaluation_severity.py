@@ -33,12 +33,13 @@ def test_of_a_large_gap_a_little_may_stay() -> None:
 
 
 def test_another_input_is_a_gap_however_little_it_costs() -> None:
-    """By the largest change of a moment, if the input is what changed; else, and of the same one, the skill counts."""
+    """By the largest change of a moment, if the input is what changed, and by that alone; else the skill counts."""
     seen = replace(GOOD, input_moments=(0.0, 0.1, 0.2, 1.0, 1.0, 1.0))
     swapped = replace(seen, input_moments=(0.2, 0.1, 0.0, 1.0, 1.0, 1.0))
     of_input = replace(SEVERITY, of_input=True)
     assert of_input(swapped, seen) == pytest.approx(20.0)
-    assert of_input(seen, seen) == of_input(GOOD, swapped) == 0.0
+    assert of_input(seen, seen) == of_input(GOOD, swapped) == of_input(replace(seen, top1=0.3), seen) == 0.0
+    assert of_input(replace(GOOD, top1=0.3), seen) > 6.0
     assert SEVERITY(swapped, seen) == 0.0
 
 

@@ -104,6 +104,14 @@ def test_a_foreign_input_is_named_where_the_input_is_what_changed(digits: Base) 
     assert found.cause == "train_eval_mismatch"
 
 
+def test_running_statistics_that_lag_are_no_part_of_another_input(digits: Base) -> None:
+    """The input is what changed; what the statistics cost besides was there before."""
+    faults = digits.faults("evaluation_preprocessing", normalization="bgr")
+    found = digits.diagnose(faults, 1, damage, of_input=True)
+    assert found.cause == "train_eval_mismatch"
+    assert [row.ingredient for row in found.table if row.is_cause] == ["evaluation_pixels"]
+
+
 def test_two_faults_at_once_are_not_blamed_on_one(digits: Base) -> None:
     """Neither is necessary alone."""
     found = digits.diagnose(digits.faults("wrong_metric"), 1, damage)
