@@ -47,19 +47,19 @@ class Update:
 
         `optim`: what the optimizer was to use. Ratio and norm are rank 0's, the error is that of the worst rank.
         """
-        weights, changes = [p.detach() for p in self.before], list(self.before.values())
-        groups = self.state.optimizer.param_groups
+        weights, groups = [p.detach() for p in self.before], self.state.optimizer.param_groups
         rules = [rule_of(self.state.optimizer, group, self.before, optim, record.step) for group in groups]
         norm = weight_norm(weights)
-        ratio = update_ratio(weights, changes, norm)
+        ratio = update_ratio(weights, list(self.before.values()), norm)
         # That has left the change in `before`; what remains of it without the rule's is the error.
+        rest: list[Tensor] = []
         for group, rule in zip(groups, rules, strict=True):
+            own = [self.before[p] for p in touched(group)]
             if rule:
-                own = [self.before[p] for p in touched(group)]
                 torch._foreach_sub_(own, rule, alpha=optim.learning_rate)
-        error = get_total_norm(changes) / norm / ratio.clamp_min(LEAST_RATIO)
-        if None in rules:
-            error = torch.full_like(error, torch.nan)
+            rest += own
+        known = bool(rest) and None not in rules
+        error = get_total_norm(rest) / norm / ratio.clamp_min(LEAST_RATIO) if known else norm.new_tensor(torch.nan)
         return replace(record, of_weights=self._of_all_ranks(ratio, norm, error))
 
     def _of_all_ranks(self, ratio: Tensor, norm: Tensor, error: Tensor) -> Tensor:

@@ -123,14 +123,25 @@ def test_lars_can_not_be_told_without_its_momentum(build: Build, tiny: Tiny, cha
 def test_a_parameter_without_a_gradient_is_left_out(build: Build, tiny: Tiny) -> None:
     """The optimizer does not touch it, decay or not."""
 
-    def unused(_bench: Bench, ingredients: Ingredients) -> Ingredients:
-        def drop(state: TrainState) -> None:
-            state.parameters[0].grad = None
-
-        return replace(ingredients, gradient_edits=(drop,))
+    def drop(state: TrainState) -> None:
+        state.parameters[0].grad = None
 
     for name in ("adamw", "sgd, nesterov, decayed"):
-        assert third_step(build, tiny(optim=OPTIMIZERS[name]), unused).update_error < 0.005
+        signals = third_step(build, tiny(optim=OPTIMIZERS[name]), lambda _bench, i: replace(i, gradient_edits=(drop,)))
+        assert signals.update_error < 0.005
+
+
+def test_gradients_that_are_cleared_early_say_nothing(build: Build, tiny: Tiny) -> None:
+    """Code that clears them at its end leaves nothing to compare with, which is no error."""
+
+    def code(state: TrainState, ingredients: Ingredients, batch: Batch, /, *, notice: bool = False) -> StepRecord:
+        record = train_step(state, ingredients, batch, notice=notice)
+        state.optimizer.zero_grad()
+        return record
+
+    signals = third_step(build, tiny(), lambda _bench, i: replace(i, code=code))
+    assert math.isnan(signals.update_error)
+    assert signals.update_ratio > 0.0
 
 
 def test_a_step_that_was_not_made_has_no_wrong_update(build: Build, tiny: Tiny) -> None:

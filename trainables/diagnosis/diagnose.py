@@ -122,6 +122,9 @@ def choose_snapshots(case: Case, snapshots: SnapshotRing) -> list[Snapshot]:
     onset = case.symptom.onset
     if case.symptom.kind in FROM_THE_START:
         return snapshots.before(0, margin=0)[-1:]
+    if case.symptom.kind == "wrong_update":
+        # It is wrong by itself, from whatever weights.
+        return snapshots.before(onset, margin=0)[:MAX_SNAPSHOTS]
     usable = snapshots.before(onset, margin=MARGIN)
     known = [*case.known.values()]
     changed_at = last_change_point(case.stream, onset)
