@@ -171,6 +171,11 @@ class Recipe:
         labels: np.ndarray = self.index.train.labels[ids]
         return labels
 
+    def guess_top1(self) -> float:
+        """Top-1 of the best constant guess over the training set: the share of its largest class."""
+        labels = self.index.train.labels
+        return float(np.bincount(labels).max() / len(labels))
+
     def expected_input_moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Per-channel mean and std that the reference normalisation gives over the training set.
 

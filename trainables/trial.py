@@ -21,7 +21,7 @@ from trainables.config import TrialConfig
 from trainables.course import Action, Course, Event
 from trainables.data.index import open_index
 from trainables.data.quarantine import check_quarantined
-from trainables.detectors import Detector, Symptom
+from trainables.detectors import Symptom
 from trainables.diagnosis.snapshots import SnapshotRing
 from trainables.diagnosis.verdict import Diagnosis
 from trainables.evaluation import evaluate
@@ -38,6 +38,7 @@ from trainables.speed import Speedometer
 from trainables.state import Snapshot
 from trainables.statistics_check import evaluation_signals
 from trainables.step_signals import StepSignals
+from trainables.watch import build_detector
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ class Trial:
         self.state = build_state(config, len(index.classes), self.ranks)
         # Chance level is that of cross-entropy.
         self.num_classes = len(index.classes) if config.optim.loss == "ce" else None
-        self.detector = self._new_detector()
+        self.detector = build_detector(self.recipe)
         self.detectors: dict[int, dict[str, Any]] = {}
         """What the detector remembered at the snapshots' steps, where a rollback may go back to one."""
         self.over = True
@@ -190,15 +191,6 @@ class Trial:
                         return found
         return None
 
-    def _new_detector(self) -> Detector:
-        return Detector(
-            self.config.detector,
-            self.num_classes,
-            *self.recipe.expected_input_moments(),
-            max_steps=self.config.max_steps,
-            scheduled_changes=self.recipe.size_changes(),
-        )
-
     def _watch(self, signals: StepSignals) -> Symptom | None:
         """The detector's word, but for what belongs to an event that was recorded, or comes after the last one."""
         self.over |= signals.finite
@@ -223,7 +215,7 @@ class Trial:
 
     def _arm_anew(self) -> None:
         """Watch from here on as if the run began: on the level that it has now."""
-        self.detector, self.over = self._new_detector(), False
+        self.detector, self.over = build_detector(self.recipe), False
 
     def _go_on_after(self, event: Event, diagnosis: Diagnosis | None) -> None:
         self.course.add(event)
@@ -239,7 +231,7 @@ class Trial:
         self._go_on_after(event, found.diagnosis)
         self.state.restore(self.snapshots.rewind(event.back_to))
         self.detectors = {step: kept for step, kept in self.detectors.items() if step <= event.back_to}
-        self.detector = self._new_detector()
+        self.detector = build_detector(self.recipe)
         self.detector.load_state_dict(self.detectors[event.back_to])
         self.losses = {step: loss for step, loss in self.losses.items() if step < event.back_to}
         # The newest checkpoint may hold the event: whoever resumes must find the run that goes on.

@@ -79,6 +79,31 @@ def test_a_run_that_leaves_chance_late_is_quiet() -> None:
     assert first(steps((huge + at_chance(400, 0.02, 0.0)).tolist()), Detector(CONFIG, 10)) is None
 
 
+def tiny_batches(right: float, level: float) -> list[StepSignals]:
+    """Batches of four, whose loss scatters by 1 nat and of which a share is classified right."""
+    rng = generator("tiny batches")
+    losses = level + rng.normal(0, 1.0, size=400)
+    return [StepSignals(k, float(loss), top1=rng.binomial(4, right) / 4) for k, loss in enumerate(losses)]
+
+
+def test_a_run_that_classifies_has_left_chance() -> None:
+    """A tiny batch's loss is too noisy to tell it; the top-1 is not, where that of guessing is known."""
+    rows = tiny_batches(0.45, 0.7 * CHANCE)
+    assert first(rows, Detector(CONFIG, 10, guess_top1=0.1)) is None
+    unknown, one_large_class = first(rows, Detector(CONFIG, 10)), first(rows, Detector(CONFIG, 10, guess_top1=0.4))
+    assert unknown is not None
+    assert one_large_class is not None
+    assert unknown.kind == one_large_class.kind == "stall"
+
+
+@pytest.mark.parametrize("right", [0.1, 0.2])
+def test_a_run_that_hardly_classifies_has_not(right: float) -> None:
+    """A few labels that were learned by heart are no progress."""
+    symptom = first(tiny_batches(right, CHANCE), Detector(CONFIG, 10, guess_top1=0.1))
+    assert symptom is not None
+    assert symptom.kind in ("stall", "instability")
+
+
 def test_unknown_classes_know_no_stall() -> None:
     """Without chance level nothing says where a run that learns would be."""
     assert first(steps(at_chance(3000)), Detector(CONFIG)) is None

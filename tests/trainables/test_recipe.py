@@ -215,6 +215,12 @@ def test_train_samples_are_checked(tiny: Tiny, digits_index: ImageIndex) -> None
         Recipe.build(tiny(data={"train_samples": 1499}), digits_index)
 
 
+def test_the_best_constant_guess_is_the_largest_class(recipe: Recipe) -> None:
+    """Its share of the training set."""
+    labels = recipe.index.train.labels
+    assert recipe.guess_top1() == max(np.mean(labels == label) for label in range(10))
+
+
 def test_true_labels_are_those_of_the_index(recipe: Recipe) -> None:
     """The reference of every label fault."""
     ids = np.array([0, 700, 1499])

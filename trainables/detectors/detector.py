@@ -48,6 +48,8 @@ class Detector:
     expected_std: tuple[float, ...] = ()
     max_steps: int | None = None
     """Steps of the whole run, where known: a short one has stalled sooner."""
+    guess_top1: float | None = None
+    """Top-1 of the best constant guess, the share of the largest class; None: not known."""
     scheduled_changes: tuple[int, ...] = ()
     """Steps from which the config gives the loss another meaning (mixup switched on, another image size): what came
     before is no measure for what follows."""
@@ -116,7 +118,7 @@ class Detector:
 
     def _stall(self, signals: StepSignals) -> Finding | None:
         after = patience(self.config, self.max_steps)
-        return stall(self.memory, signals, self.warmup, after)
+        return stall(self.memory, signals, self.warmup, after, self.guess_top1)
 
     def _symptom(self, step: int, finding: Finding) -> Symptom:
         baseline, detail = finding.baseline or self.memory.baseline_before(finding.onset), finding.detail

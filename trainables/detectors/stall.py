@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median, pstdev
 
 from trainables.baseline import MEDIAN_EFFICIENCY, NOISE_FLOOR, Baseline, step_scatter
 from trainables.config import DetectorConfig
@@ -18,6 +19,9 @@ stands still lies some 3 below it."""
 FALLING = 2.0
 """Noise units that the median of `confirm` losses lies below that of half a baseline where the loss still falls: three
 standard errors of their difference."""
+LEARNED = 0.25
+"""Share of the way from the top-1 of guessing to 1, in training, from which a run has left chance whatever its loss:
+one that learns random labels by heart gets less far in a few epochs."""
 PROGRESS = 12.0
 """Noise units below chance where a run that learns is by then: what a stall is measured against. Chance then scores 12,
 and a replay that got half-way there is none."""
@@ -46,10 +50,29 @@ def patience(config: DetectorConfig, max_steps: int | None) -> float:
     return max(2 * config.erratic_window, min(config.stall_steps, share))
 
 
-def stall(memory: Memory, signals: StepSignals, warmup: Warmup, after: float) -> Finding | None:
-    """The run's best baseline is that of guessing, and the loss now neither lies below it nor falls."""
+def classifies(steps: Sequence[StepSignals], guess_top1: float) -> bool:
+    """Whether the top-1 of a stretch is beyond that of guessing, by LEARNED and by LEFT_CHANCE standard errors.
+
+    A batch of four tells little by its loss, whose scatter is as large as chance itself.
+    """
+    measured = [s.top1 for s in steps if math.isfinite(s.top1)]
+    if len(measured) < 2:
+        return False
+    beyond, error = fmean(measured) - guess_top1, pstdev(measured) / math.sqrt(len(measured))
+    return beyond > max(LEARNED * (1.0 - guess_top1), LEFT_CHANCE * error)
+
+
+def stall(
+    memory: Memory, signals: StepSignals, warmup: Warmup, after: float, guess_top1: float | None
+) -> Finding | None:
+    """The run's best baseline is that of guessing, and the loss now neither lies below it nor falls.
+
+    `guess_top1`: of the best constant guess; None: not known, and the top-1 is no evidence.
+    """
     best, since = memory.best.lowest, warmup.since
     if not memory.chance or best is None or since is None or signals.step - since < after:
+        return None
+    if guess_top1 is not None and classifies(memory.accepted, guess_top1):
         return None
     losses = [s.loss for s in memory.accepted]
     noise = max(step_scatter(losses), NOISE_FLOOR * memory.chance)

@@ -19,7 +19,7 @@ from trainables.build import build_state
 from trainables.checkpoint_format import pack_tensors
 from trainables.config import TrialConfig
 from trainables.data.index import ImageIndex, open_index
-from trainables.detectors import Detector, Symptom
+from trainables.detectors import Symptom
 from trainables.diagnosis.diagnose import diagnose
 from trainables.diagnosis.evaluation_training import diagnose_gap
 from trainables.diagnosis.snapshots import SnapshotRing
@@ -33,6 +33,7 @@ from trainables.ranks import Ranks
 from trainables.recipe import Recipe
 from trainables.state import Snapshot
 from trainables.statistics_check import evaluation_signals
+from trainables.watch import build_detector
 
 
 @dataclass(frozen=True)
@@ -65,23 +66,13 @@ class Training:
         self.config = config
         self.recipe = Recipe.build(config, index)
         self.state = build_state(config, len(index.classes), Ranks.current())
-        self.detector = self.new_detector()
+        self.detector = build_detector(self.recipe)
         self.ring = SnapshotRing(config.diagnosis.snapshot_every, config.diagnosis.snapshots)
         self.detectors: dict[int, dict[str, Any]] = {}
         """What the detector remembered at each snapshot."""
         self.losses: dict[int, float] = {}
         self.found: Diagnosis | None = None
         self.swap(())
-
-    def new_detector(self) -> Detector:
-        """As a trial has it."""
-        return Detector(
-            self.config.detector,
-            len(self.recipe.index.classes),
-            *self.recipe.expected_input_moments(),
-            max_steps=self.config.max_steps,
-            scheduled_changes=self.recipe.size_changes(),
-        )
 
     def swap(self, swaps: Sequence[Swap]) -> None:
         """Let the steps and evaluations be those of the config, its faults included, with `swaps` on top."""
@@ -154,7 +145,7 @@ class Training:
         assert self.found.cure is not None
         back_to, cure = self.found.controls.snapshot_step, build_swap(self.found.cure, self.recipe)
         self.state.restore(self.ring.rewind(back_to))
-        self.detector = self.new_detector()
+        self.detector = build_detector(self.recipe)
         self.detector.load_state_dict(self.detectors[back_to])
         # What was no property of the steps does not come again.
         self.stream = with_swaps(self.replayed, [cure])
