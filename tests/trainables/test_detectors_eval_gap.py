@@ -52,6 +52,14 @@ def test_two_bad_evaluations_in_a_row_are_a_gap(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BAD)
+def test_growing_images_have_no_gap_before_they_are_grown(name: str) -> None:
+    """val/ is always at the last size, which is foreign to a net that is trained on smaller images."""
+    rows = evaluations([*START, *[BAD[name]] * 3, HEALTHY, *[BAD[name]] * 2])
+    growing = Detector(CONFIG, 10, scheduled_changes=(350, 450, 600))
+    assert [s.step for e in rows if (s := growing.update_evaluation(e))] == [900]
+
+
+@pytest.mark.parametrize("name", BAD)
 def test_one_bad_evaluation_is_a_dip_unless_it_is_the_last(name: str) -> None:
     """A one-epoch dip with a smooth training loss is a negative control; what ships in the end counts."""
     assert seen([*START, BAD[name], HEALTHY, BAD[name], HEALTHY]) == []

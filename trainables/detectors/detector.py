@@ -51,8 +51,8 @@ class Detector:
     guess_top1: float | None = None
     """Top-1 of the best constant guess, the share of the largest class; None: not known."""
     scheduled_changes: tuple[int, ...] = ()
-    """Steps from which the config gives the loss another meaning (mixup switched on, another image size): what came
-    before is no measure for what follows."""
+    """Steps from which training is on images of another size: what the loss was before is no measure for it, and up to
+    the last of them an evaluation, which is at the last size, is none for training."""
     memory: Memory = field(init=False)
     warmup: Warmup = field(default_factory=Warmup)
     evaluations: Evaluations = field(default_factory=Evaluations)
@@ -100,7 +100,7 @@ class Detector:
 
     def update_evaluation(self, evaluation: EvaluationSignals) -> Symptom | None:
         """Take an evaluation, after the signals of the steps before it; a Symptom once a gap is confirmed."""
-        if not self.config.enabled:
+        if not self.config.enabled or evaluation.step <= max(self.scheduled_changes, default=-1):
             return None
         finding = eval_gap(self.memory, self.evaluations, evaluation)
         return self._symptom(evaluation.step, finding) if finding else None
