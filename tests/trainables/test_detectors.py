@@ -227,6 +227,16 @@ def test_collapse_is_seen_while_the_noise_is_that_of_a_steep_fall() -> None:
     assert first_symptom(signals(fall)) is None
 
 
+def test_a_loss_that_stops_moving_at_chance_is_seen_after_a_lively_one() -> None:
+    """Smoothed labels and mixing keep a sound loss above half of chance, with a scatter in which chance is little."""
+    lively = 0.7 * CHANCE + noise(100, 0.35)
+    symptom = first_symptom(signals(np.r_[lively, CHANCE + noise(30, 0.01, key=1)]))
+    assert symptom is not None
+    assert (symptom.kind, symptom.onset, symptom.step) == ("collapse", 100, 107)
+    assert symptom.baseline.loss_score(CHANCE) == pytest.approx(CONFIG.spike_score / 0.75)
+    assert first_symptom(signals(np.r_[lively, CHANCE + noise(7, 0.01, key=1), lively])) is None
+
+
 def test_a_spike_to_above_chance_is_no_collapse() -> None:
     """Collapse is a loss that settles at chance, not one that passes it; unknown classes know no collapse."""
     passing = np.r_[0.5 + noise(100), np.linspace(1.0, 6.0, 20)]

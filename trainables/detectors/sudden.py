@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from statistics import median
+from statistics import median, pstdev
 
 from trainables.baseline import Baseline, build_baseline
 from trainables.detectors.finding import Finding
@@ -21,6 +21,13 @@ DOUBTFUL = 0.5
 spike decays."""
 LEARNED = 0.5
 """Loss, as a share of chance, up to which a run has learned so much that chance level is no noise of it."""
+CALM_LEARNED = 0.8
+"""The same where the loss stands still at chance: smoothed labels and mixing keep a sound loss above half of it."""
+SURE = 0.75
+"""Share of the way from the earlier level to chance that makes the event present: replays end a little short of it."""
+CALM = 0.25
+"""Share of the earlier scatter up to which a loss stands still: of a net that answers the same to all images little but
+the labels of the batch is left to vary."""
 
 
 def sudden(memory: Memory, signals: StepSignals) -> Finding | None:
@@ -47,7 +54,7 @@ def sudden(memory: Memory, signals: StepSignals) -> Finding | None:
 
 
 def collapsed(memory: Memory, _signals: StepSignals) -> Finding | None:
-    """The last 2 * confirm losses lie at chance, after a stretch below half of it, however that scattered.
+    """The last 2 * confirm losses lie at chance, after a stretch below half of it; where they stand still, below 0.8.
 
     A run whose history still holds its steep descent has a noise in which half of chance is little, and a level of long
     ago: as many steps just before count.
@@ -60,9 +67,10 @@ def collapsed(memory: Memory, _signals: StepSignals) -> Finding | None:
     if len(before) < memory.config.min_history:
         return None
     before = before[-width:]
-    level, unit = median(before), LEARNED * memory.chance / memory.config.spike_score
-    if level > LEARNED * memory.chance:
+    level, calm = median(before), pstdev(last) < CALM * pstdev(before)
+    if level > (CALM_LEARNED if calm else LEARNED) * memory.chance:
         return None
+    unit = min(LEARNED * memory.chance, SURE * (memory.chance - level)) / memory.config.spike_score
     baseline = replace(memory.baseline_before(memory.step_before(width)), level=level, noise=unit)
     detail = f"loss {median(last):.3g} over {width} steps, as guessing gives, against {level:.3g} before"
     return Finding("collapse", memory.step_before(width), baseline.loss_score(median(last)), detail, baseline)
