@@ -225,3 +225,13 @@ def test_published_rules_see_a_spike_and_no_flat_line() -> None:
         "Megatron-LM": 200,
         "llm.c z-score": 200,
     }
+
+
+def test_two_ingredients_that_make_the_event_only_together_are_told(cache: Path) -> None:
+    """Black files hurt where batch norm counts over few images: both heal it, neither suffices, the files show it."""
+    case = case_named("ghost-cosine/files-black-80/6")
+    assert train_base(case.base, case.seed, cache, WATCH) == ""
+    row = run_case(case, cache, WATCH)
+    assert row["verdict"]["cause"] == "corrupt_images", row["verdict"]["summary"]
+    assert "it and the normalization make it appear together" in row["verdict"]["summary"]
+    assert row["cured"]["symptom"] is None

@@ -15,6 +15,7 @@ from trainables.diagnosis.causes import group_of
 from trainables.diagnosis.confidence import confidence_of
 from trainables.diagnosis.controls import Play, exact_control, placebo_control, reference_control
 from trainables.diagnosis.corruption import DEVICE, find_corruption
+from trainables.diagnosis.interaction import joint_cause
 from trainables.diagnosis.naming import NamedCause, name_cause
 from trainables.diagnosis.references import (
     Reference,
@@ -222,7 +223,7 @@ def not_back(case: Case, exact: Replay, controls: Controls, recorded: dict[int, 
 def weigh(case: Case, references: list[Reference], play: Play, controls: Controls) -> Diagnosis:
     """One swap an ingredient, the table, the verdict, its confirmation and the remedy."""
     table = screen(case, play, references)
-    leader = leading_cause(table)
+    leader = leading_cause(table) or joint_cause(case, play, table)
     if leader is None:
         return abstain(case, controls, "no single ingredient is both necessary and sufficient")
     if leader.ingredient not in play.swaps:
@@ -254,9 +255,11 @@ def weigh(case: Case, references: list[Reference], play: Play, controls: Control
 
 def verdict_text(case: Case, leader: SwapResult, named: NamedCause, agreement: str) -> str:
     """One sentence on the symptom and the cause, one on the tests."""
+    alone = f"it and the {leader.beside.replace('_', ' ')} make it appear together" if leader.beside else ""
     return (
         f"{case.symptom.kind} at step {case.symptom.onset}: {named.name} ({named.evidence}). Swapping the "
-        f"{leader.ingredient.replace('_', ' ')} alone makes it vanish, and it alone makes it appear; {agreement}."
+        f"{leader.ingredient.replace('_', ' ')} alone makes it vanish, and {alone or 'it alone makes it appear'}; "
+        f"{agreement}."
     )
 
 

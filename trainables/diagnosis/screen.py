@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from trainables.diagnosis.case import Case
 from trainables.diagnosis.causes import Ingredient
@@ -32,7 +32,7 @@ def screen_one(case: Case, reference: Reference, play: Play) -> SwapResult:
     necessary = case.thresholds.necessary(without)
     if necessary == "no":
         return SwapResult(ingredient, swap.name, round(without, 2), necessary, standing=reference.standing)
-    alone = case.score(f"{ingredient} alone", everything_but(ingredient, play), keep=True)
+    alone = case.score(f"{ingredient} alone", everything_but((ingredient,), play), keep=True)
     return SwapResult(
         *(ingredient, swap.name, round(without, 2), necessary, round(alone, 2), case.thresholds.sufficient(alone)),
         standing=reference.standing,
@@ -53,7 +53,7 @@ def confirm(case: Case, leader: SwapResult, play: Play) -> tuple[int, int, float
     without, alone = [leader.severity_without], [leader.severity_alone]
     ingredient, thresholds = leader.ingredient, case.thresholds
     swap = next(reference.swap for reference in play.references if reference.ingredient == ingredient)
-    others = everything_but(ingredient, play)
+    others = everything_but((ingredient, leader.beside), play)
     for i in range(case.config.diagnosis.replicates):
         if not case.affords(3):
             break
@@ -65,6 +65,6 @@ def confirm(case: Case, leader: SwapResult, play: Play) -> tuple[int, int, float
     return agreed, 2 * len(without), confidence_of(agreed, 2 * len(without), leader.standing, margin)
 
 
-def everything_but(ingredient: Ingredient, play: Play) -> list[Swap]:
-    """All references in play, the suspect's excepted."""
-    return [swap for other, swap in play.swaps.items() if other != ingredient]
+def everything_but(ingredients: Sequence[Ingredient | None], play: Play) -> list[Swap]:
+    """All references in play, those of the suspects excepted."""
+    return [swap for other, swap in play.swaps.items() if other not in ingredients]

@@ -92,6 +92,8 @@ class SwapResult(TestedSwap[Ingredient]):
     evidence: str = ""
     standing: str = ""
     """declared, usual or drawn, as `references` has it; empty: equal to the run's own value."""
+    beside: Ingredient | None = None
+    """The ingredient beside whose own value alone it is sufficient; None: it needs none."""
 
 
 Row = TypeVar("Row", bound=TestedSwap[Any])

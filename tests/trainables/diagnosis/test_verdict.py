@@ -147,7 +147,7 @@ def test_to_dict_has_the_layout_of_diagnosis_json() -> None:
     assert content["symptom"]["epoch"] == 1
     assert set(content["table"][0]) == {
         *("ingredient", "swap", "severity_without", "necessary", "severity_alone", "sufficient", "evidence"),
-        "standing",
+        *("standing", "beside"),
     }
     assert {"exact", "exact_bits_equal", "placebo", "all_reference", "snapshot_step", "horizon"} == set(
         content["controls"]

@@ -43,7 +43,8 @@ def name_suspects(case: Case) -> NamedCause:
     recipe = case.recipe
     steps = [case.stream(k) for k in range(case.symptom.onset, case.symptom.step + 1)]
     ids = np.unique(np.concatenate([i.sample_ids for i in steps]))
-    pool = np.setdiff1d(sample_pool(recipe, case.stream, case.symptom.onset), ids)
+    # The onset is an estimate, and one black image among the trusted ones makes black usual: healthy is the snapshot.
+    pool = np.setdiff1d(sample_pool(recipe, case.stream, case.snapshot.step or case.symptom.onset), ids)
     if not len(pool):
         return NamedCause("poisoned_batch", listed("samples", ids), guilty_samples(recipe, ids))
     trusted = generator("suspects", recipe.config.seed).permutation(pool)[:TRUSTED]
