@@ -19,13 +19,13 @@ from trainables.detectors.memory import Memory
 from trainables.detectors.shifted import shifted
 from trainables.detectors.slow import drift, far_above_chance
 from trainables.detectors.stall import Warmup, patience, stall
-from trainables.detectors.sudden import collapsed, sudden
+from trainables.detectors.sudden import collapsed, fallen_back, sudden
 from trainables.detectors.symptom import Symptom
 from trainables.step_signals import StepSignals
 
 RULES = (
     *(wrong_update, ranks_apart, never_declared, input_shift),
-    *(sudden, collapsed, far_above_chance, drift, shifted, erratic),
+    *(sudden, collapsed, fallen_back, far_above_chance, drift, shifted, erratic),
 )
 """Of a finite step, the first that finds something counts."""
 

@@ -1,11 +1,12 @@
-"""Spike and collapse: enough steps of the last few lie out of the baseline."""
+"""Spike and collapse: enough steps of the last few lie out of the baseline, or are back at guessing."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from statistics import median, pstdev
 
-from trainables.baseline import Baseline, build_baseline
+from trainables.baseline import AT_CHANCE, MEDIAN_EFFICIENCY, Baseline, build_baseline, step_scatter
 from trainables.detectors.finding import Finding
 from trainables.detectors.memory import Memory
 from trainables.step_signals import StepSignals
@@ -23,6 +24,8 @@ LEARNED = 0.5
 """Loss, as a share of chance, up to which a run has learned so much that chance level is no noise of it."""
 CALM_LEARNED = 0.8
 """The same where the loss stands still at chance: smoothed labels and mixing keep a sound loss above half of it."""
+MEDIAN_ERRORS = 6.0
+"""Standard errors by which two medians must differ: losses of a tiny batch lie on either side of anything."""
 SURE = 0.75
 """Share of the way from the earlier level to chance that makes the event present: replays end a little short of it."""
 CALM = 0.25
@@ -74,6 +77,31 @@ def collapsed(memory: Memory, _signals: StepSignals) -> Finding | None:
     baseline = replace(memory.baseline_before(memory.step_before(width)), level=level, noise=unit)
     detail = f"loss {median(last):.3g} over {width} steps, as guessing gives, against {level:.3g} before"
     return Finding("collapse", memory.step_before(width), baseline.loss_score(median(last)), detail, baseline)
+
+
+def fallen_back(memory: Memory, _signals: StepSignals) -> Finding | None:
+    """Most of the last `min_history` losses are no better than guessing, after a stretch below half of it.
+
+    An event in a steep descent drowns in its noise, and there is no best stretch yet to measure a drift against.
+    """
+    count, width, chance = memory.config.min_history, 2 * memory.config.confirm, memory.chance
+    last = memory.last(count)
+    if not chance or len(last) < count or median(last) < (1.0 - AT_CHANCE) * chance:
+        return None
+    first = memory.step_before(count)
+    before = [s.loss for s in memory.accepted if s.step < first][-width:]
+    if len(before) < width or median(before) > LEARNED * chance:
+        return None
+    level = median(before)
+    error = MEDIAN_EFFICIENCY * step_scatter([*before, *last]) * math.sqrt(1.0 / count + 1.0 / width)
+    if median(last) - level < MEDIAN_ERRORS * error:
+        return None
+    losses = list(zip(memory.steps, memory.losses, strict=True))[-count:]
+    onset = next(step for step, loss in losses if loss > (level + chance) / 2.0)
+    unit = min(LEARNED * chance, SURE * (chance - level)) / memory.config.spike_score
+    baseline = replace(memory.baseline_before(onset), level=level, noise=unit)
+    detail = f"median loss {median(last):.3g} over {count} steps, {chance:.3g} is that of guessing; {level:.3g} before"
+    return Finding("divergence", onset, baseline.loss_score(median(last)), detail, baseline)
 
 
 def expected(memory: Memory, signals: StepSignals) -> Baseline:
