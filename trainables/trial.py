@@ -122,8 +122,6 @@ class Trial:
         self.recipe, self.loader = with_loader(Recipe.build(config, index), device)
         self.course = Course(config, self.recipe, build_faults(config.faults, self.recipe))
         self.state = build_state(config, len(index.classes), self.ranks)
-        # Chance level is that of cross-entropy.
-        self.num_classes = len(index.classes) if config.optim.loss == "ce" else None
         self.detector = build_detector(self.recipe)
         self.detectors: dict[int, dict[str, Any]] = {}
         """What the detector remembered at the snapshots' steps, where a rollback may go back to one."""

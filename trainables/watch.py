@@ -7,10 +7,10 @@ from trainables.recipe import Recipe
 
 
 def build_detector(recipe: Recipe) -> Detector:
-    """A detector that has seen nothing yet."""
+    """A detector that has seen nothing yet; chance is ln(classes) under cross-entropy alone."""
     return Detector(
         recipe.config.detector,
-        len(recipe.index.classes),
+        len(recipe.index.classes) if recipe.config.optim.loss == "ce" else None,
         *recipe.expected_input_moments(),
         max_steps=recipe.config.max_steps,
         scheduled_changes=recipe.size_changes(),
