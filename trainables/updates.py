@@ -88,8 +88,8 @@ def rule_of(
     None: it can't be told, as of timm's LARS without momentum or with Nesterov's, whose scaled gradients are not kept.
     Sources: Sutskever et al. 2013, Loshchilov and Hutter 2019, You et al. 2020, as torch and timm have them.
     """
-    weights = [before[p] for p in touched(group)]
-    states = [optimizer.state[p] for p in touched(group)]
+    parameters = touched(group)
+    weights, states = [before[p] for p in parameters], [optimizer.state[p] for p in parameters]
     decay = optim.weight_decay if group["decayed"] else 0.0
     if not weights:
         return []
@@ -101,8 +101,8 @@ def rule_of(
         return averages
     if isinstance(optimizer, Lars):
         return None
-    gradients = [p.grad for p in group["params"] if p.grad is not None]
-    rule = list(torch._foreach_add(gradients, weights, alpha=decay))  # noqa: SLF001 - same
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    rule = list(torch._foreach_add(gradients, weights, alpha=decay))  # noqa: SLF001 - as torch's optimizers do
     if averages:
         torch._foreach_add_(rule, averages, alpha=optim.momentum)
     return rule

@@ -10,7 +10,7 @@ from typing import Any
 
 from trainables.baseline import NON_FINITE_SCORE
 from trainables.config import DetectorConfig
-from trainables.detectors.broken import ranks_apart, wrong_update
+from trainables.detectors.broken import broken
 from trainables.detectors.erratic import erratic
 from trainables.detectors.eval_gap import Evaluations, EvaluationSignals, eval_gap
 from trainables.detectors.finding import Finding
@@ -24,7 +24,7 @@ from trainables.detectors.symptom import Symptom
 from trainables.step_signals import StepSignals
 
 RULES = (
-    *(wrong_update, ranks_apart, never_declared, input_shift),
+    *(broken, never_declared, input_shift),
     *(sudden, collapsed, fallen_back, far_above_chance, drift, shifted, erratic),
 )
 """Of a finite step, the first that finds something counts."""
@@ -80,7 +80,6 @@ class Detector:
             return self._symptom(signals.step, Finding("non_finite", signals.step, NON_FINITE_SCORE, detail))
         if signals.step in self.scheduled_changes:
             self.memory.start_anew(())
-            self.evaluations = Evaluations()
         self.warmup.observe(signals)
         plain = self.memory.mixing.take(signals, patience=self.config.min_history)
         if plain is None:

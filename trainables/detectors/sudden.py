@@ -73,8 +73,7 @@ def collapsed(memory: Memory, _signals: StepSignals) -> Finding | None:
     level, calm = median(before), pstdev(last) < CALM * pstdev(before)
     if level > (CALM_LEARNED if calm else LEARNED) * memory.chance:
         return None
-    unit = min(LEARNED * memory.chance, SURE * (memory.chance - level)) / memory.config.spike_score
-    baseline = replace(memory.baseline_before(memory.step_before(width)), level=level, noise=unit)
+    baseline = below_chance(memory, memory.step_before(width), level)
     detail = f"loss {median(last):.3g} over {width} steps, as guessing gives, against {level:.3g} before"
     return Finding("collapse", memory.step_before(width), baseline.loss_score(median(last)), detail, baseline)
 
@@ -96,12 +95,17 @@ def fallen_back(memory: Memory, _signals: StepSignals) -> Finding | None:
     error = MEDIAN_EFFICIENCY * step_scatter([*before, *last]) * math.sqrt(1.0 / count + 1.0 / width)
     if median(last) - level < MEDIAN_ERRORS * error:
         return None
-    losses = list(zip(memory.steps, memory.losses, strict=True))[-count:]
-    onset = next(step for step, loss in losses if loss > (level + chance) / 2.0)
-    unit = min(LEARNED * chance, SURE * (chance - level)) / memory.config.spike_score
-    baseline = replace(memory.baseline_before(onset), level=level, noise=unit)
+    pairs = zip(memory.steps, memory.losses, strict=True)
+    onset = next(step for step, loss in pairs if step >= first and loss > (level + chance) / 2.0)
+    baseline = below_chance(memory, onset, level)
     detail = f"median loss {median(last):.3g} over {count} steps, {chance:.3g} is that of guessing; {level:.3g} before"
     return Finding("divergence", onset, baseline.loss_score(median(last)), detail, baseline)
+
+
+def below_chance(memory: Memory, onset: int, level: float) -> Baseline:
+    """The baseline before `onset` at the level just before it, in units that make guessing an event."""
+    unit = min(LEARNED * memory.chance, SURE * (memory.chance - level)) / memory.config.spike_score
+    return replace(memory.baseline_before(onset), level=level, noise=unit)
 
 
 def expected(memory: Memory, signals: StepSignals) -> Baseline:

@@ -10,6 +10,7 @@ import numpy as np
 
 from trainables.config import TrialConfig
 from trainables.detectors import Symptom
+from trainables.detectors.broken import OF_ONE_STEP
 from trainables.diagnosis.case import BudgetSpentError, Case, Progress
 from trainables.diagnosis.causes import group_of
 from trainables.diagnosis.confidence import confidence_of
@@ -26,7 +27,7 @@ from trainables.diagnosis.references import (
     sample_pool,
 )
 from trainables.diagnosis.remedy import try_remedy
-from trainables.diagnosis.replay import FROM_THE_START, LASTING, OF_ONE_STEP, Replay, Replayer, Severity
+from trainables.diagnosis.replay import FROM_THE_START, LASTING, Replay, Replayer, Severity
 from trainables.diagnosis.screen import confirm, equal_rows, screen
 from trainables.diagnosis.snapshots import SnapshotRing
 from trainables.diagnosis.swap_table import ABSENT_SHARE, SwapResult, Thresholds, leading_cause

@@ -25,16 +25,20 @@ def joint_cause(case: Case, play: Play, table: Sequence[SwapResult]) -> SwapResu
     """
     half = [row for row in table if row.necessary == "yes" and row.sufficient != "yes"]
     needed = [row for row in half if row.ingredient in play.swaps]
-    found: list[SwapResult] = []
+    found: list[tuple[SwapResult, SwapResult, float]] = []
     for one, other in combinations(needed, 2):
         if not case.affords(3):
             break
         swaps = everything_but((one.ingredient, other.ingredient), play)
         alone = case.score(f"{one.ingredient} and {other.ingredient} alone", swaps, keep=True)
         if case.thresholds.is_present(alone):
-            found += [joint(one, other, alone), joint(other, one, alone)]
-    telling = [row for row in found if is_telling(case, play, row)]
-    if len(found) != 2 or len(telling) != 1:
+            found.append((one, other, alone))
+    if len(found) != 1:
+        return None
+    one, other, alone = found[0]
+    pairs = ((one, other), (other, one))
+    telling = [joint(row, partner, alone) for row, partner in pairs if is_telling(case, play, row)]
+    if len(telling) != 1:
         return None
     case.table.extend(telling)
     return telling[0]

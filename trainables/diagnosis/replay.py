@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from trainables.baseline import NON_FINITE_SCORE, apart_score, erratic_score, update_score
+from trainables.baseline import NON_FINITE_SCORE, erratic_score
 from trainables.config import DetectorConfig
 from trainables.detectors import Symptom
+from trainables.detectors.broken import OF_ONE_STEP
 from trainables.ingredients import Ingredients, Stream, Swap, load_batch, with_swaps
 from trainables.loop import observe_inputs, run_steps, score_batch
 from trainables.rng import generator
@@ -26,8 +27,6 @@ WEIGHT_NOISE = 1e-6
 """Relative noise on the weights that a placebo adds."""
 FROM_THE_START = frozenset({"instability", "stall"})
 """Symptoms of a whole run: no healthy stretch comes before, and the last steps are what counts."""
-OF_ONE_STEP = {"wrong_update": update_score, "ranks_apart": apart_score}
-"""Symptoms that the step which showed them says all of, and their scores."""
 UNSETTLED = FROM_THE_START | {"input_shift", "eval_gap", *OF_ONE_STEP}
 """Symptoms that only the end of a replay shows."""
 LASTING = frozenset({"divergence", "collapse"})
