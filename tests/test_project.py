@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -153,13 +154,23 @@ def test_setup_installs_by_hash_and_in_silence() -> None:
     assert all("--require-hashes" in line or "--editable ." in line for line in installs)
 
 
-def test_ci_checks_before_it_tests() -> None:
-    """.ci/run can be executed, stops at the first failure, and runs the checks, then the tests."""
-    script = ROOT / ".ci" / "run"
-    lines = script.read_text(encoding="utf-8").splitlines()
-    assert os.access(script, os.X_OK)
-    assert "set -euo pipefail" in lines
-    assert lines.index("make check") < lines.index("make test")
+@pytest.mark.parametrize("fails", ["", "check", "test", "test-cluster"])
+def test_ci_stops_at_the_first_failure(tmp_path: Path, fails: str) -> None:
+    """The checks, then the tests, then the cluster's; none runs after one that fails, and its failure is CI's."""
+    script = tmp_path / ".ci" / "run"
+    script.parent.mkdir()
+    shutil.copy(ROOT / ".ci" / "run", script)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name, body in (("make", 'echo "ran $1"; [ "$1" != "$FAILS" ]'), ("apt-get", "true")):
+        (tools / name).write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
+        (tools / name).chmod(0o755)
+    environment = os.environ | {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "FAILS": fails}
+    ended = subprocess.run([str(script)], env=environment, check=False, capture_output=True, text=True, timeout=60)
+    parts = ["check", "test", "test-cluster"]
+    ran = parts[: parts.index(fails) + 1] if fails else parts
+    assert ended.stdout.splitlines() == [f"ran {part}" for part in ran]
+    assert (ended.returncode == 0) == (not fails)
 
 
 def test_every_source_file_lies_in_a_package() -> None:
