@@ -160,6 +160,7 @@ def test_ci_stops_at_the_first_failure(tmp_path: Path, fails: str) -> None:
     script = tmp_path / ".ci" / "run"
     script.parent.mkdir()
     shutil.copy(ROOT / ".ci" / "run", script)
+    assert "set -euo pipefail" in script.read_text(encoding="utf-8").splitlines()
     tools = tmp_path / "tools"
     tools.mkdir()
     for name, body in (("make", 'echo "ran $1"; [ "$1" != "$FAILS" ]'), ("apt-get", "true")):
