@@ -3,7 +3,7 @@
     make bench-fuzz ARGS="--jpegs 10000 --shards 1000 --first 0"
 
 Items run in a child process, so that a crash or a hang is seen, and named by the seed that makes it again. JPEGs go
-through both decoders, whole and as random crops; shards are opened, read and verified. Exits 1 on a violation.
+through all decoders, whole and as random crops; shards are opened, read and verified. Exits 1 on a violation.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
-from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,8 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from trainables.data.decode_region import open_decoder  # noqa: E402 - after the path
+from trainables.data.decode import Decoder  # noqa: E402 - after the path
+from trainables.data.decode_region import open_decoder  # noqa: E402
 from trainables.data.images import ImageSource  # noqa: E402
 from trainables.data.index import Split, open_index  # noqa: E402
 from trainables.data.quarantine import Quarantine  # noqa: E402
@@ -41,7 +42,7 @@ from trainables.data.shards.convert import convert  # noqa: E402
 from trainables.data.shards.plan import Settings  # noqa: E402
 from trainables.data.shards.verify import verify  # noqa: E402
 from trainables.data.store import Encoded  # noqa: E402
-from trainables.errors import DataError  # noqa: E402
+from trainables.errors import ConfigError, DataError  # noqa: E402
 from trainables.rng import generator  # noqa: E402
 
 PHOTOS = ROOT.parent / "shared" / "data" / "clothing" / "160px"
@@ -136,14 +137,24 @@ def resize(content: bytearray, height: int, width: int) -> None:
             content[place + 5 : place + 9] = height.to_bytes(2) + width.to_bytes(2)
 
 
+@cache
+def decoders() -> list[Decoder]:
+    """Those that are installed."""
+    found = []
+    for name in ("torchvision", "turbojpeg", "nvimgcodec"):
+        with suppress(ConfigError):
+            found.append(open_decoder(name))
+    return found
+
+
 def jpeg_item(seed: int) -> str:
-    """One JPEG through both decoders."""
+    """One JPEG through all decoders."""
     rng = generator("fuzz", seed)
     data = mutated(seeds()[int(rng.integers(len(seeds())))], rng)
     split = Split(OneImage(np.frombuffer(data, dtype=np.uint8).copy()), np.zeros(1, dtype=np.int64))
     found = []
-    for decoder in ("torchvision", *(("nvimgcodec",) if find_spec("nvidia.nvimgcodec") else ())):
-        source = ImageSource(split, 64, "crop_flip", seed, crop_min_area=0.08, decoder=open_decoder(decoder))
+    for decoder in decoders():
+        source = ImageSource(split, 64, "crop_flip", seed, crop_min_area=0.08, decoder=decoder)
         found += [outcome(partial(source.fetch, np.zeros(1, dtype=np.int64), epoch)) for epoch in (0, None)]
     return "/".join(found)
 

@@ -50,7 +50,7 @@ BUSY = 0.05
 FEWEST = 4
 """Blocks without which there is no wall-clock ratio."""
 BASELINE, IN_PROCESS = "ImageFolder, 2 workers", "ImageFolder, in process"
-DEFAULT, FAST, FLOOR = "ours", "ours, fast", "region decode alone"
+DEFAULT, FAST, NVIDIA, FLOOR = "ours", "ours, fast", "ours, nvimgcodec", "region decode alone"
 OTHERS = ("webdataset", "mosaicml-streaming", "Ray Data", "FFCV")
 
 
@@ -160,8 +160,8 @@ def arms_of(places: Places, blocks: int, *, all_of_them: bool) -> list[Arm]:
     shards = places.shards()
     reference = ((IN_PROCESS, 0), (BASELINE, 2))
     arms = [Arm(name, partial(input_arms.imagefolder, places.folder, workers)) for name, workers in reference]
-    decoders = ((DEFAULT, "torchvision"), (FAST, "nvimgcodec"))
-    for name, decoder in decoders:
+    decoders = ((DEFAULT, "torchvision"), (FAST, "turbojpeg"))
+    for name, decoder in (*decoders, (NVIDIA, "nvimgcodec")):
         arms += [Arm(f"{name}, {n} threads", partial(input_arms.ours, shards, decoder, n)) for n in (1, 2)]
     if not all_of_them:
         return arms

@@ -177,9 +177,9 @@ def in_random_order(store: ShardStore, block: int, blocks: int) -> np.ndarray:
 
 
 def region_floor(shards: Path, blocks: int) -> Run:
-    """Region decode by nvImageCodec alone, of the crops that `ours` makes: no resize, no batch, no draw."""
+    """Region decode by libjpeg-turbo alone, of the crops that `ours` makes: no resize, no batch, no draw."""
     store = open_index(str(shards)).train.store
-    decoder = open_decoder("nvimgcodec")
+    decoder = open_decoder("turbojpeg")
     crops: dict[int, list[tuple[int, tuple[int, int, int, int]]]] = {}
     for block in range(blocks):
         crops[block] = []

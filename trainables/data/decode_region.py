@@ -1,18 +1,14 @@
-"""Region-of-interest decoding with nvImageCodec on the CPU (extra `fast`): a crop costs what lies above its bottom."""
+"""Pictures of which a region alone is decoded: a crop costs what lies above its bottom. For JPEG (extra `fast`)."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import tempfile
-import threading
-from functools import cache
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
 import torch
 
+from trainables.data import decode_nvimgcodec, decode_turbojpeg
 from trainables.data.decode import DecodedPicture, Decoder, Picture, decode_rgb, open_whole
 from trainables.data.header import JPEG, MAX_PIXELS, announced_size
 from trainables.data.store import Encoded
@@ -20,23 +16,25 @@ from trainables.errors import ConfigError, complaint
 
 END = b"\xff\xd9"
 """Last bytes of a whole JPEG."""
-EXTENSIONS_PATH = "NVIMGCODEC_EXTENSIONS_PATH"
-_of_thread = threading.local()
+RegionDecoder = Callable[[Encoded, int, int, int, int], torch.Tensor | None]
+"""(bytes of a JPEG, top, left, height, width) -> uint8 [3, height, width], torchvision's pixels; None: it has none."""
+_LIBRARIES = {"turbojpeg": decode_turbojpeg, "nvimgcodec": decode_nvimgcodec}
 
 
 def open_decoder(name: str) -> Decoder:
-    """The decoder of data.decoder: `torchvision` or `nvimgcodec`. Raises ConfigError where the extra is missing."""
+    """The decoder of data.decoder, e.g. turbojpeg. Raises ConfigError where the extra is missing."""
     if name == "torchvision":
         return open_whole
+    library = _LIBRARIES[name]
     try:
-        _codec()
+        library.load()
     except ImportError as error:
-        allowed = f"torchvision here, where nvImageCodec can't be loaded ({error})"
+        allowed = f"torchvision here, where {library.NAME} can't be loaded ({error})"
         raise ConfigError(complaint("data.decoder", name, allowed, "install the extra `fast`")) from None
-    return open_region
+    return partial(open_region, library.decode_region)
 
 
-def open_region(encoded: Encoded, where: str) -> Picture:
+def open_region(decode_region: RegionDecoder, encoded: Encoded, where: str) -> Picture:
     """A whole JPEG, of which only what is asked for is decoded; anything else as torchvision decodes it.
 
     Its pixels are torchvision's to the last bit. Damage below a region is not seen, as nothing there is read; a file
@@ -44,69 +42,30 @@ def open_region(encoded: Encoded, where: str) -> Picture:
     """
     if encoded[:2].tobytes() != JPEG or encoded[-2:].tobytes() != END:
         return open_whole(encoded, where)
-    codec = _codec()
-    try:
-        stream = codec.CodeStream(encoded)
-        height, width = int(stream.height), int(stream.width)
-    except RuntimeError:
+    height, width = announced_size(encoded)
+    if not 0 < height * width <= MAX_PIXELS:
         return open_whole(encoded, where)
-    announced = announced_size(encoded)
-    if announced[0] * announced[1] > MAX_PIXELS:
-        return open_whole(encoded, where)
-    return _EncodedPicture(codec, stream, encoded, where, height, width)
+    return EncodedPicture(decode_region, encoded, where, height, width)
 
 
-class _EncodedPicture:
-    """A JPEG as nvImageCodec sees it."""
+@dataclass(frozen=True, eq=False)
+class EncodedPicture:
+    """A JPEG that is decoded as far as is asked for."""
 
-    def __init__(self, codec: Any, stream: Any, encoded: Encoded, where: str, height: int, width: int) -> None:
-        self._codec = codec
-        self._stream = stream
-        self._encoded = encoded
-        self._where = where
-        self.height = height
-        self.width = width
+    decode_region: RegionDecoder
+    encoded: Encoded
+    where: str
+    """What an error names it by."""
+    height: int
+    """In pixels, by the header."""
+    width: int
+    """In pixels, by the header."""
 
     def whole(self) -> torch.Tensor:
         """All pixels, by torchvision, which sees all damage."""
-        return decode_rgb(self._encoded, self._where)
+        return decode_rgb(self.encoded, self.where)
 
     def region(self, top: int, left: int, height: int, width: int) -> torch.Tensor:
-        """A rectangle of them; where nvImageCodec gives none, torchvision's pixels or its error."""
-        bounds = self._codec.Region(top, left, top + height, left + width)
-        decoder, parameters = _decoder(self._codec)
-        image = decoder.decode(self._stream.get_sub_code_stream(region=bounds), params=parameters)
-        if image is None:
-            return DecodedPicture(self.whole()).region(top, left, height, width)
-        return torch.from_numpy(np.asarray(image)).permute(2, 0, 1)
-
-
-def _decoder(codec: Any) -> tuple[Any, Any]:
-    """Its decoder of this thread, which works in this thread alone, and how it is to decode."""
-    if not hasattr(_of_thread, "decoder"):
-        backend = codec.Backend(codec.BackendKind.CPU_ONLY)
-        _of_thread.decoder = codec.Decoder(
-            device_id=codec.NVIMGCODEC_DEVICE_CPU_ONLY, max_num_cpu_threads=1, backends=[backend]
-        )
-        _of_thread.parameters = codec.DecodeParams(apply_exif_orientation=False, color_spec=codec.SRGB)
-    return _of_thread.decoder, _of_thread.parameters
-
-
-@cache
-def _codec() -> Any:
-    """The library with libjpeg-turbo alone: its other extensions print what they lack when they are loaded."""
-    spec = importlib.util.find_spec("nvidia.nvimgcodec")
-    if spec is None or spec.origin is None:
-        raise ImportError("no module nvidia.nvimgcodec")
-    before = os.environ.get(EXTENSIONS_PATH)
-    with tempfile.TemporaryDirectory() as folder:
-        for file in (Path(spec.origin).parent / "extensions").glob("libjpeg_turbo_ext*"):
-            Path(folder, file.name).symlink_to(file)
-        os.environ[EXTENSIONS_PATH] = folder
-        try:
-            from nvidia import nvimgcodec
-        finally:
-            os.environ.pop(EXTENSIONS_PATH)
-            if before is not None:
-                os.environ[EXTENSIONS_PATH] = before
-    return nvimgcodec
+        """A rectangle of them; where the library gives none, torchvision's pixels or its error."""
+        pixels = self.decode_region(self.encoded, top, left, height, width)
+        return DecodedPicture(self.whole()).region(top, left, height, width) if pixels is None else pixels
