@@ -67,13 +67,24 @@ def name_running_statistics(
         if case.thresholds.is_absent(cured):
             text = f"momentum {momentum:g}; {case.before.step - snapshot.step} steps at {USUAL.momentum:g} heal it"
             return Cause(NamedCause("bn_momentum", text), cured)
-    if is_initial(case.own):
-        return Cause(NamedCause("bn_frozen", "the running statistics are still those that the model started with"))
-    if is_rounded(case.own):
-        return Cause(NamedCause("bn_low_precision", "every running statistic is a bfloat16 number"))
+    told = name_by_values(case, snapshots)
+    if told is not None:
+        return Cause(told)
     if snapshot is not None and case.thresholds.is_present(replay_statistics(case, snapshot, [], others, expected)):
         return name_lag(case, snapshot, others, expected)
     return Cause(NamedCause("bn_stats_corrupt", largest_change(case.own, recalibrated)))
+
+
+def name_by_values(case: EvaluationCase, snapshots: SnapshotRing) -> NamedCause | None:
+    """What the statistics' values tell without a replay: that they stand still, or are rounded; None: neither."""
+    if is_initial(case.own):
+        return NamedCause("bn_frozen", "the running statistics are still those that the model started with")
+    still = still_since(case, snapshots)
+    if still is not None:
+        return NamedCause("bn_frozen", f"no running statistic has changed since step {still}")
+    if is_rounded(case.own):
+        return NamedCause("bn_low_precision", "every running statistic is a bfloat16 number")
+    return None
 
 
 def name_lag(case: EvaluationCase, snapshot: Snapshot, others: Sequence[Reference], expected: Score) -> Cause:
@@ -176,6 +187,18 @@ def is_initial(statistics: Statistics) -> bool:
     return not any(bool(b.any()) for b in means) and all(bool((b == 1.0).all()) for b in variances)
 
 
+def still_since(case: EvaluationCase, snapshots: SnapshotRing) -> int | None:
+    """Step of the first snapshot since which no running statistic has changed by a bit, on rank 0; None: they move."""
+    own = {f"buffer/{name}": b.cpu() for name, b in case.own.buffers.items() if is_running(name)}
+    same = [
+        snapshot.step
+        for snapshot in snapshots.before(case.before.step, margin=REPLAYED[0])
+        if all(torch.equal(snapshot.tensors[name], b) for name, b in own.items())
+    ]
+    found: int | None = case.state.ranks.broadcast_json(min(same, default=None))
+    return found
+
+
 def is_rounded(statistics: Statistics) -> bool:
     """Whether every running statistic is a bfloat16 number."""
     return all(torch.equal(b, b.bfloat16().to(b.dtype)) for b in running(statistics.buffers))
@@ -203,4 +226,9 @@ def largest_change(own: Statistics, recalibrated: Statistics) -> str:
 
 def running(buffers: dict[str, Tensor]) -> list[Tensor]:
     """The running means and variances among the buffers of a model."""
-    return [b for name, b in buffers.items() if name.rpartition(".")[2] in ("running_mean", "running_var")]
+    return [b for name, b in buffers.items() if is_running(name)]
+
+
+def is_running(name: str) -> bool:
+    """Whether a buffer of that name is a running mean or variance."""
+    return name.rpartition(".")[2] in ("running_mean", "running_var")

@@ -104,12 +104,21 @@ def reset(state: TrainState) -> None:
         layer.reset_running_stats()
 
 
+@torch.no_grad()
+def grow(state: TrainState) -> None:
+    """Weights that have moved on, as after a long time."""
+    for parameter in state.model.parameters():
+        if parameter.ndim == 4:
+            parameter.mul_(3.0)
+
+
 NORM = ("normalization", "running_statistics")
 STORIES = {
     "edited": Story("digits", "bn_stats_corrupt", *NORM, built_in("corrupt_running_statistics", factor=1e4), 1),
     "damaged": Story("digits", "bn_stats_corrupt", *NORM, edit=edit_running(lambda s: s * 1e4)),
     "not finite": Story("digits", "bn_stats_corrupt", *NORM, edit=edit_running(lambda s: s * torch.nan)),
     "never updated": Story("digits", "bn_frozen", *NORM, edit=reset),
+    "left behind": Story("digits", "bn_frozen", *NORM, built_in("frozen_batch_norm"), 20, edit=grow),
     "rounded": Story("digits", "bn_low_precision", *NORM, edit=edit_running(lambda s: (s * 1e3).bfloat16())),
     "slow by config": Story("lagging", "bn_momentum", *NORM, change={"model.bn_momentum": 0.1}),
     "slow": Story("slow", "bn_momentum", *NORM, built_in("batch_norm_momentum", momentum=0.002), 2),
