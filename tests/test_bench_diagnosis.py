@@ -21,7 +21,7 @@ from tests.benchmarks.diagnosis.report import renewed, write_report
 from tests.benchmarks.diagnosis.results import append, read
 from tests.benchmarks.diagnosis.run import data_of, run_case
 from tests.benchmarks.diagnosis.scoring import GROUPS, harmful
-from tests.benchmarks.diagnosis.statistics import brier_skill, reliability
+from tests.benchmarks.diagnosis.statistics import best_stretch, brier_skill, log_loss, reliability
 from tests.benchmarks.diagnosis.variant import BELOW, Case, Variant
 from tests.benchmarks.published import RULES, first_alarm
 from trainables.config import TrialConfig
@@ -198,6 +198,10 @@ def test_skill_is_one_for_certainty_and_below_nought_for_the_contrary() -> None:
     assert brier_skill([0.5, 0.5], [True, False]) == 0.0
     assert brier_skill([0.0, 1.0], [True, False]) < 0
     assert math.isnan(brier_skill([0.5], [True]))
+    assert log_loss([0.8, 0.0], [True, False]) == pytest.approx(-math.log(0.8) / 2, abs=1e-5)
+    sure = [0.9] * 100
+    assert best_stretch(sure, [True] * 90 + [False] * 10) == pytest.approx(1.0)
+    assert best_stretch(sure, [True] * 80 + [False] * 20) < 1.0 < best_stretch(sure, [True] * 99 + [False])
     bins = reliability([i / 100 for i in range(100)], [i >= 50 for i in range(100)], bins=4)
     assert [(b.count, b.right) for b in bins] == [(25, 0.0), (25, 0.0), (25, 1.0), (25, 1.0)]
 

@@ -1,7 +1,8 @@
-"""How sure a verdict is, in one place, so that a benchmark can calibrate it."""
+"""How sure a verdict is, in one place, as a benchmark has calibrated it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from trainables.diagnosis.swap_table import Thresholds
@@ -11,15 +12,30 @@ PRIOR_AGREEMENTS: Mapping[str, float] = {"declared": 4.0, "usual": 1.0}
 another draw, which a sound run differs from too, is none."""
 LEAST_MARGIN = 0.8
 """Factor of a verdict whose scores lie just on the right side of the thresholds."""
+PIVOT = 0.6
+"""Confidence that calibration leaves as it is: the usual `min_confidence`, so that it makes and hides no verdict."""
+STRETCH = 2.5
+"""Factor of the log-odds beyond those of PIVOT. The logarithmic loss of the 125 verdicts on the runs that the benchmark
+tunes on is least at 2.75, and within 0.004 of that from 2.25 on; without calibration 122 right ones had 0.87."""
 
 
 def confidence_of(agreed: int, of: int, standing: str = "drawn", margin: float = 1.0) -> float:
-    """Laplace's rule of succession over the replays and what the reference's standing is worth, times the margin's.
+    """How likely a verdict is right, between 0 and 1.
+
+    Laplace's rule of succession over the replays and what the reference's standing is worth, times the margin's factor,
+    calibrated: two tests and their replicates that agree are right more often than as many draws from an urn.
 
     agreed, of: replays that agree with the verdict, of how many. margin: as `margin_of` has it.
     """
     prior = PRIOR_AGREEMENTS.get(standing, 0.0)
-    return (agreed + prior + 1.0) / (of + prior + 2.0) * (LEAST_MARGIN + (1.0 - LEAST_MARGIN) * margin)
+    return calibrated((agreed + prior + 1.0) / (of + prior + 2.0) * (LEAST_MARGIN + (1.0 - LEAST_MARGIN) * margin))
+
+
+def calibrated(share: float) -> float:
+    """A share of agreement, above 0 and below 1, as a confidence: its log-odds stretched by STRETCH from PIVOT's on."""
+    pivot = math.log(PIVOT / (1.0 - PIVOT))
+    log_odds = pivot + STRETCH * (math.log(share / (1.0 - share)) - pivot)
+    return 1.0 / (1.0 + math.exp(-log_odds))
 
 
 def margin_of(thresholds: Thresholds, without: Sequence[float], alone: Sequence[float]) -> float:

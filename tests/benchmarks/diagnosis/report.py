@@ -22,9 +22,10 @@ from tests.benchmarks.diagnosis.scoring import (
     right_group,
     right_layer,
 )
-from tests.benchmarks.diagnosis.statistics import brier_skill, interval, reliability
+from tests.benchmarks.diagnosis.statistics import best_stretch, brier_skill, interval, log_loss, reliability
 from tests.benchmarks.diagnosis.variant import BELOW
 from tests.benchmarks.published import RULES, first_alarm
+from trainables.diagnosis.confidence import PIVOT
 
 MARK = "<!-- What follows is written by --report. -->"
 SURE = 0.9
@@ -208,7 +209,9 @@ def calibration(verdicts: Sequence[Row]) -> list[str]:
         (b.count, f"{b.confidence:.2f}", f"{b.right:.2f}", f"{b.low:.2f} to {b.high:.2f}")
         for b in reliability(confidences, right)
     ]
-    skill = f"Brier skill against the base rate: {brier_skill(confidences, right):.2f}. Coverage: {covered}."
+    skill = f"Brier skill against the base rate: {brier_skill(confidences, right):.2f}. Coverage: {covered}. "
+    skill += f"Logarithmic loss: {log_loss(confidences, right):.3f}, which would be least with "
+    skill += f"{best_stretch(confidences, right):.2f} times the log-odds beyond those of {PIVOT}."
     return [*table(("verdicts", "mean confidence", "right", "95 %"), lines), "", skill]
 
 

@@ -15,6 +15,7 @@ from tests.trainables.diagnosis.evaluation_bases import BASE, Base
 from trainables.data.index import ImageIndex, Split
 from trainables.data.store import FileStore
 from trainables.diagnosis.causes import UNEXPLAINED
+from trainables.diagnosis.confidence import calibrated
 from trainables.diagnosis.verdict import Diagnosis
 from trainables.ingredients import Swap
 from trainables.losses import count_right
@@ -155,8 +156,8 @@ def test_scores_that_hang_on_the_batch_size_are_no_evidence(digits: Base) -> Non
 def test_parts_that_disagree_lower_the_confidence(digits: Base) -> None:
     """A cause that too few evaluations confirm is not named."""
     config = digits.config.model_copy(
-        update={"diagnosis": digits.config.diagnosis.model_copy(update={"min_confidence": 0.9})}
+        update={"diagnosis": digits.config.diagnosis.model_copy(update={"min_confidence": 0.99})}
     )
     found = replace(digits, recipe=replace(digits.recipe, config=config)).diagnose(digits.faults("wrong_metric"), 1)
     assert_unexplained(found, "metric_bug is the leading suspect", "4 of 4")
-    assert np.isclose(found.confidence, 5 / 6, atol=1e-3)
+    assert np.isclose(found.confidence, calibrated(5 / 6), atol=1e-3)

@@ -135,11 +135,11 @@ def test_an_event_that_a_placebo_removes_is_called_chaotic(small: MakeSmall, tin
 
 def test_few_replays_are_not_enough_for_a_high_bar(small: MakeSmall, tiny: Tiny) -> None:
     """Where `min_confidence` asks for more than the replays can give, the suspect is named as no more than that."""
-    changes = {**fault("non_finite_input"), "diagnosis": {"replicates": 1, "min_confidence": 0.95}}
+    changes = {**fault("non_finite_input"), "diagnosis": {"replicates": 1, "min_confidence": 0.999}}
     found = small(tiny(**{**BASE, **changes})).run().diagnosis
     assert found is not None
     assert (found.cause, found.remedy) == ("unexplained", None)
-    assert found.confidence == pytest.approx(0.9, abs=0.01)
+    assert found.confidence == pytest.approx(0.99, abs=0.005)
     assert "non_finite_input is the leading suspect, but only 4 of 4 replays agree" in found.summary
     assert [row.ingredient for row in found.table if row.is_cause] == ["pixels"]
 
