@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from trainables.data import decode_nvimgcodec, decode_turbojpeg
-from trainables.data.decode import DecodedPicture, Decoder, Picture, decode_rgb, open_whole
+from trainables.data.decode import Decoder, Picture, WholePicture, open_whole
 from trainables.data.header import JPEG, MAX_PIXELS, announced_size
 from trainables.data.store import Encoded
 from trainables.errors import ConfigError, complaint
@@ -45,27 +45,16 @@ def open_region(decode_region: RegionDecoder, encoded: Encoded, where: str) -> P
     height, width = announced_size(encoded)
     if not 0 < height * width <= MAX_PIXELS:
         return open_whole(encoded, where)
-    return EncodedPicture(decode_region, encoded, where, height, width)
+    return EncodedPicture(encoded, where, height, width, decode_region)
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedPicture:
-    """A JPEG that is decoded as far as is asked for."""
+class EncodedPicture(WholePicture):
+    """A JPEG that is decoded as far as is asked for; as a whole by torchvision, which sees all damage."""
 
     decode_region: RegionDecoder
-    encoded: Encoded
-    where: str
-    """What an error names it by."""
-    height: int
-    """In pixels, by the header."""
-    width: int
-    """In pixels, by the header."""
-
-    def whole(self) -> torch.Tensor:
-        """All pixels, by torchvision, which sees all damage."""
-        return decode_rgb(self.encoded, self.where)
 
     def region(self, top: int, left: int, height: int, width: int) -> torch.Tensor:
-        """A rectangle of them; where the library gives none, torchvision's pixels or its error."""
+        """A rectangle of its pixels; where the library gives none, torchvision's or its error."""
         pixels = self.decode_region(self.encoded, top, left, height, width)
-        return DecodedPicture(self.whole()).region(top, left, height, width) if pixels is None else pixels
+        return super().region(top, left, height, width) if pixels is None else pixels
