@@ -40,7 +40,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from tests.benchmarks import input_arms, input_others  # noqa: E402 - after the path
-from tests.benchmarks.input_arms import BATCH, BATCHES, SMALLER, Places, Run  # noqa: E402
+from tests.benchmarks.input_arms import BATCH, BATCHES, LONG, SMALLER, Places, Run  # noqa: E402
 from tests.benchmarks.input_resume import resume  # noqa: E402
 
 PHOTOS = ROOT.parent / "shared" / "data" / "clothing" / "fullsize"
@@ -162,17 +162,17 @@ def arms_of(places: Places, blocks: int, *, all_of_them: bool) -> list[Arm]:
     arms = [Arm(name, partial(input_arms.imagefolder, places.folder, workers)) for name, workers in reference]
     decoders = ((DEFAULT, "torchvision"), (FAST, "turbojpeg"))
     for name, decoder in (*decoders, (NVIDIA, "nvimgcodec")):
-        arms += [Arm(f"{name}, {n} threads", partial(input_arms.ours, shards, decoder, n)) for n in (1, 2)]
+        arms += [Arm(f"{name}, {n} threads", partial(input_arms.ours, shards, decoder, n), LONG) for n in (1, 2)]
     if not all_of_them:
         return arms
     arms.append(Arm(FLOOR, partial(input_arms.region_floor, shards, blocks + 1)))
     for name, decoder in decoders:
         for short in SMALLER:
             make = partial(input_arms.ours, places.shards(short), decoder, 2)
-            arms.append(Arm(f"{name}, short side {short}", make))
+            arms.append(Arm(f"{name}, short side {short}", make, LONG))
     for name, order in (("in file order", input_arms.in_file_order), ("random", input_arms.in_random_order)):
         ids_of = partial(_ids, order, blocks)
-        arms.append(Arm(f"{DEFAULT}, {name}", partial(input_arms.ours, shards, "torchvision", 0, ids_of)))
+        arms.append(Arm(f"{DEFAULT}, {name}", partial(input_arms.ours, shards, "torchvision", 0, ids_of), LONG))
     others = (input_others.webdataset, input_others.streaming, input_others.ray_data, input_others.ffcv)
     for name, make_other in zip(OTHERS, others, strict=True):
         arms.append(Arm(name, partial(make_other, places), input_others.RAY_BLOCKS if name == "Ray Data" else 1))
@@ -232,7 +232,7 @@ def measure(title: str, arms: list[Arm], blocks: int, end: float) -> dict[str, A
                 break
     found = {arm.name: arm for arm in arms}
     baseline = found[BASELINE]
-    print(f"\n{title}; {block} blocks of {BATCH * BATCHES} images at {input_arms.SIDE} px")
+    print(f"\n{title}; {block} blocks of {BATCH * BATCHES} images, of ours {LONG} times as many, {input_arms.SIDE} px")
     print(f"{'':32} {'ms CPU/image':>12} {'images/s/core':>14} {'x baseline':>11} {'95 % interval':>16}")
     for arm in sorted(arms, key=mean_cpu):
         over = ratio(baseline, arm)

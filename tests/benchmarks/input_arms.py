@@ -32,6 +32,8 @@ from trainables.rng import generator
 
 SIDE, BATCH, BATCHES = 224, 64, 4
 """Pixels of a crop's side, images of a batch, batches of a block."""
+LONG = 4
+"""Blocks that ours run at once: at the end of a short one a thread waits for the other, which no training does."""
 IMAGENET_AREA, IMAGENET_BYTES = 468 * 401, 110_000
 """Mean size of ImageNet's training images, in pixels and bytes."""
 NOISE, QUALITY = 10.0, 95
@@ -121,10 +123,10 @@ def consume(batch: torch.Tensor) -> None:
     batch.reshape(-1)[::4099].sum().item()
 
 
-def block_ids(n: int, block: int) -> np.ndarray:
-    """Samples of a block, the same for every arm: int64 [BATCHES, BATCH]."""
-    sampler = EpochSampler(n, BATCH, 0)
-    return np.stack([sampler.sample_ids(block * BATCHES + step) for step in range(BATCHES)])
+def block_ids(n: int, block: int, at_once: int = 1) -> np.ndarray:
+    """Samples of a block of `at_once` usual ones, the same for every arm: int64 [at_once * BATCHES, BATCH]."""
+    sampler, batches = EpochSampler(n, BATCH, 0), at_once * BATCHES
+    return np.stack([sampler.sample_ids(block * batches + step) for step in range(batches)])
 
 
 def imagefolder(folder: Path, workers: int) -> Run:
@@ -149,30 +151,30 @@ def imagefolder(folder: Path, workers: int) -> Run:
 
 
 def ours(shards: Path, decoder: str, threads: int, ids_of: Callable[[Any, int], np.ndarray] | None = None) -> Run:
-    """Shards to uint8 batches in threads; `ids_of`: (store, block) -> ids where they are not those of `block_ids`."""
+    """Shards to uint8 batches in threads, LONG blocks at once; `ids_of`: (store, block) -> ids, if not `block_ids`."""
     split = open_index(str(shards)).train
     source = ImageSource(split, SIDE, "crop_flip", 0, crop_min_area=0.08, decoder=open_decoder(decoder))
 
     def run(block: int) -> None:
-        ids = block_ids(len(split), block) if ids_of is None else ids_of(split.store, block)
-        with Prefetcher(lambda step: source.fetch(ids[step], 0), threads, stop_step=BATCHES) as prefetcher:
-            for step in range(BATCHES):
+        ids = block_ids(len(split), block, LONG) if ids_of is None else ids_of(split.store, block)
+        with Prefetcher(lambda step: source.fetch(ids[step], 0), threads, stop_step=len(ids)) as prefetcher:
+            for step in range(len(ids)):
                 consume(prefetcher.get(step))
 
     return run
 
 
 def in_file_order(store: ShardStore, block: int, blocks: int) -> np.ndarray:
-    """Samples that lie one after the other, each block's somewhere else: int64 [BATCHES, BATCH]."""
-    order = np.lexsort((store.offset, store.shard))
-    start = block * (len(order) - BATCH * BATCHES) // max(blocks - 1, 1)
-    return order[start : start + BATCH * BATCHES].reshape(BATCHES, BATCH)
+    """Samples that lie one after the other, each block's somewhere else: int64 [LONG * BATCHES, BATCH]."""
+    order, images = np.lexsort((store.offset, store.shard)), LONG * BATCHES * BATCH
+    start = block * (len(order) - images) // max(blocks - 1, 1)
+    return order[start : start + images].reshape(-1, BATCH)
 
 
 def in_random_order(store: ShardStore, block: int, blocks: int) -> np.ndarray:
     """The samples of all blocks of `in_file_order`, shuffled over the blocks, so that the sum is of the same work."""
     ids = np.concatenate([in_file_order(store, other, blocks) for other in range(blocks)]).ravel()
-    mine: np.ndarray = generator("random order").permutation(ids).reshape(blocks, BATCHES, BATCH)[block]
+    mine: np.ndarray = generator("random order").permutation(ids).reshape(blocks, -1, BATCH)[block]
     return mine
 
 
