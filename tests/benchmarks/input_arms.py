@@ -6,6 +6,7 @@ decode at random, crop (8 to 100 % of the area, 3/4 to 4/3), resize to 224 px an
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,18 +151,45 @@ def imagefolder(folder: Path, workers: int) -> Run:
     return run
 
 
+def source_of(shards: Path, decoder: str) -> ImageSource:
+    """What all of ours make batches with."""
+    split = open_index(str(shards)).train
+    return ImageSource(split, SIDE, "crop_flip", 0, crop_min_area=0.08, decoder=open_decoder(decoder))
+
+
 def ours(shards: Path, decoder: str, threads: int, ids_of: Callable[[Any, int], np.ndarray] | None = None) -> Run:
     """Shards to uint8 batches in threads, LONG blocks at once; `ids_of`: (store, block) -> ids, if not `block_ids`."""
-    split = open_index(str(shards)).train
-    source = ImageSource(split, SIDE, "crop_flip", 0, crop_min_area=0.08, decoder=open_decoder(decoder))
+    source = source_of(shards, decoder)
 
     def run(block: int) -> None:
+        split = source.split
         ids = block_ids(len(split), block, LONG) if ids_of is None else ids_of(split.store, block)
         with Prefetcher(lambda step: source.fetch(ids[step], 0), threads, stop_step=len(ids)) as prefetcher:
             for step in range(len(ids)):
                 consume(prefetcher.get(step))
 
     return run
+
+
+def in_processes(shards: Path, decoder: str, processes: int) -> Run:
+    """The same by processes that share nothing and hand nothing over: as much as the machine's cores can give."""
+    source = source_of(shards, decoder)
+    # Forked, they have the source.
+    pool = multiprocessing.get_context("fork").Pool(processes, _inherited.append, (source,))
+
+    def run(block: int) -> None:
+        ids = block_ids(len(source.split), block, LONG)
+        pool.map(_fetch_all, [ids[first::processes] for first in range(processes)], chunksize=1)
+
+    return run
+
+
+_inherited: list[ImageSource] = []
+
+
+def _fetch_all(batches: np.ndarray) -> None:
+    for ids in batches:
+        consume(_inherited[0].fetch(ids, 0))
 
 
 def in_file_order(store: ShardStore, block: int, blocks: int) -> np.ndarray:

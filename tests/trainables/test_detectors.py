@@ -237,18 +237,6 @@ def test_a_loss_that_stops_moving_at_chance_is_seen_after_a_lively_one() -> None
     assert first_symptom(signals(np.r_[lively, CHANCE + noise(7, 0.01, key=1), lively])) is None
 
 
-def test_a_run_that_falls_back_in_its_descent_is_seen() -> None:
-    """Labels that are shuffled at step 22: the history is the descent, whose scatter is as large as the event."""
-    fall = [*[2.4] * 9, 1.9, 1.7, 1.5, 1.2, *[0.9] * 3, 0.7, 0.7, 0.5, 0.7, 0.5, 0.7]
-    back = [8.2, 6.9, 4.9, 4.0, 3.3, 3.4, 3.6, 2.6, 3.1, 2.9, 3.0, 2.8, 3.0, 2.9, 2.6, 2.7, 2.9, 2.7, 3.1, 2.7]
-    symptom = first_symptom(signals([*fall, *back]))
-    assert symptom is not None
-    assert (symptom.kind, symptom.onset) == ("divergence", 22)
-    assert symptom.step < 22 + CONFIG.min_history
-    assert symptom.baseline.loss_score(0.7) < 1.0
-    assert first_symptom(signals([*fall, *back[:4], *fall[-8:]])) is None
-
-
 def test_a_spike_to_above_chance_is_no_collapse() -> None:
     """Collapse is a loss that settles at chance, not one that passes it; unknown classes know no collapse."""
     passing = np.r_[0.5 + noise(100), np.linspace(1.0, 6.0, 20)]

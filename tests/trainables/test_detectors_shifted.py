@@ -79,3 +79,30 @@ def test_a_small_rise_is_quiet() -> None:
     """A tenth of chance is no shift, however calm the run."""
     losses = np.concatenate([descent(0, 0.01), after(0, 0.7 + 0.08 * CHANCE, 0.01)])
     assert first_symptom(losses, error=0.2) is None
+
+
+YOUNG = [*[2.4] * 9, 1.9, 1.7, 1.5, 1.2, *[0.9] * 3, 0.7, 0.7, 0.5, 0.7, 0.5, 0.7]
+"""A descent that is too short for a best stretch, and for windows before the one that is judged."""
+FALLEN = {
+    "all": [8.2, 6.9, 4.9, 4.0, 3.3, 3.4, 3.6, 2.6, 3.1, 2.9, 3.0, 2.8, 3.0, 2.9, 2.6, 2.7, 2.9, 2.7, 3.1],
+    "a third": [2.5, 3.1, 2.2, 3.5, 1.8, 2.5, 2.1, 2.1, 2.1, 1.8, 2.3, 1.9, 2.1, 1.9, 1.3, 1.8, 1.8, 1.8, 1.9],
+}
+"""Losses of runs whose labels, or a third of them, went wrong then."""
+
+
+@pytest.mark.parametrize("back", FALLEN.values(), ids=FALLEN)
+def test_a_run_that_falls_back_in_its_descent_is_seen(back: list[float]) -> None:
+    """The history is the descent, whose scatter is as large as the event; a few bad steps are none."""
+    symptom = first_symptom(np.array([*YOUNG, *back]))
+    assert symptom is not None
+    assert (symptom.kind, symptom.onset) == ("divergence", len(YOUNG))
+    assert symptom.step < len(YOUNG) + CONFIG.min_history
+    assert symptom.baseline.loss_score(0.7) < 1.0
+    assert symptom.baseline.loss_score(float(np.median(back))) >= CONFIG.spike_score
+    assert first_symptom(np.array([*YOUNG, *back[:4], *YOUNG[-8:]])) is None
+
+
+def test_half_of_the_way_back_to_guessing_is_no_fall() -> None:
+    """Nor is a run that never had half of chance behind it."""
+    assert first_symptom(np.array([*YOUNG, *[1.4] * 20])) is None
+    assert first_symptom(np.array([*YOUNG[:12], *[2.2] * 20])) is None

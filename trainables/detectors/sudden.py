@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from statistics import median, pstdev
 
-from trainables.baseline import AT_CHANCE, MEDIAN_EFFICIENCY, Baseline, build_baseline, step_scatter
+from trainables.baseline import MEDIAN_EFFICIENCY, Baseline, build_baseline, step_scatter
 from trainables.detectors.finding import Finding
 from trainables.detectors.memory import Memory
 from trainables.step_signals import StepSignals
@@ -79,13 +79,13 @@ def collapsed(memory: Memory, _signals: StepSignals) -> Finding | None:
 
 
 def fallen_back(memory: Memory, _signals: StepSignals) -> Finding | None:
-    """Most of the last `min_history` losses are no better than guessing, after a stretch below half of it.
+    """Most of the last `min_history` losses are back near guessing, after a stretch below half of it.
 
     An event in a steep descent drowns in its noise, and there is no best stretch yet to measure a drift against.
     """
     count, width, chance = memory.config.min_history, 2 * memory.config.confirm, memory.chance
     last = memory.last(count)
-    if not chance or len(last) < count or median(last) < (1.0 - AT_CHANCE) * chance:
+    if not chance or len(last) < count:
         return None
     first = memory.step_before(count)
     before = [s.loss for s in memory.accepted if s.step < first][-width:]
@@ -93,7 +93,7 @@ def fallen_back(memory: Memory, _signals: StepSignals) -> Finding | None:
         return None
     level = median(before)
     error = MEDIAN_EFFICIENCY * step_scatter([*before, *last]) * math.sqrt(1.0 / count + 1.0 / width)
-    if median(last) - level < MEDIAN_ERRORS * error:
+    if median(last) - level < max(SURE * (chance - level), MEDIAN_ERRORS * error):
         return None
     pairs = zip(memory.steps, memory.losses, strict=True)
     onset = next(step for step, loss in pairs if step >= first and loss > (level + chance) / 2.0)
