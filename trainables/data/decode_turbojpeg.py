@@ -9,7 +9,6 @@ import threading
 from ctypes import CDLL, Structure, c_int, c_size_t, c_void_p
 from functools import cache
 from importlib.metadata import PackageNotFoundError, files
-from typing import Any
 
 import numpy as np
 import torch
@@ -66,10 +65,10 @@ class _Handle:
 
     def __init__(self) -> None:
         library = load()
+        self._destroy = library.tj3Destroy
         self.address = library.tj3Init(DECOMPRESS)
         if not self.address:
             raise MemoryError("tj3Init")
-        self._destroy = library.tj3Destroy
         # Else it makes up what is missing, and says so at the end.
         library.tj3Set(self.address, STOP_ON_WARNING, 1)
 
@@ -77,10 +76,12 @@ class _Handle:
         self._destroy(self.address)
 
 
-def _handle() -> Any:
+def _handle() -> int:
+    """This thread's decompressor."""
     if not hasattr(_of_thread, "handle"):
         _of_thread.handle = _Handle()
-    return _of_thread.handle.address
+    address: int = _of_thread.handle.address
+    return address
 
 
 @cache
