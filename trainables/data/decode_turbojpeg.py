@@ -77,7 +77,7 @@ class _Handle:
 
 
 def _handle() -> int:
-    """This thread's decompressor."""
+    """The decompressor of this thread."""
     if not hasattr(_of_thread, "handle"):
         _of_thread.handle = _Handle()
     address: int = _of_thread.handle.address
