@@ -27,7 +27,7 @@ from trainables.diagnosis.references import (
     sample_pool,
 )
 from trainables.diagnosis.remedy import try_remedy
-from trainables.diagnosis.replay import FROM_THE_START, LASTING, Replay, Replayer, Severity
+from trainables.diagnosis.replay import FROM_THE_START, LASTING, Replay, Replayer, Severity, first_other_bits
 from trainables.diagnosis.screen import confirm, equal_rows, screen
 from trainables.diagnosis.snapshots import SnapshotRing
 from trainables.diagnosis.swap_table import ABSENT_SHARE, SwapResult, Thresholds, leading_cause
@@ -157,6 +157,9 @@ def examine(
             exact, controls = exact_control(case, recorded)
             case.thresholds = beside_the_event(declared, case.symptom, controls.exact)
             if not (case.thresholds if controls.exact_bits_equal else declared).is_present(controls.exact):
+                if first_other_bits(exact, recorded) == snapshot.step and snapshot is not snapshots[-1]:
+                    # Is it the device, or was the state changed just after the snapshot? An older one tells.
+                    continue
                 return not_back(case, exact, controls, recorded, live)
             controls = placebo_control(case, controls)
             if not case.thresholds.survives(controls.placebo) and lasts_longer(case):

@@ -57,12 +57,22 @@ def test_a_fault_outside_the_catalogue_is_unexplained(small: MakeSmall, tiny: Ti
 
 def test_what_no_replay_brings_back_points_at_the_device(small: MakeSmall, tiny: Tiny) -> None:
     """Weights that change outside of any step, as by a bit flip: other bits from then on, and no event in a replay."""
+    assert_corrupted(small, tiny, {START: -50.0})
 
-    def flip(row: dict[str, Any]) -> None:
-        if row["step"] == START:
-            live.trial.state.parameters[-2].data.mul_(-50.0)
 
-    live = small(tiny(**BASE), flip)
+def test_a_corruption_just_after_a_snapshot_is_told_by_an_older_one(small: MakeSmall, tiny: Tiny) -> None:
+    """No step that is replayed from that snapshot has the run's bits, as if the device repeated nothing."""
+    assert_corrupted(small, tiny, {START: 1.01, START + 10: -50.0})
+
+
+def assert_corrupted(small: MakeSmall, tiny: Tiny, factors: dict[int, float]) -> None:
+    """A run whose last weights but one are multiplied after so many steps, by the first of which it is told."""
+
+    def change(row: dict[str, Any]) -> None:
+        if row["phase"] == "training" and row["step"] in factors:
+            live.trial.state.parameters[-2].data.mul_(factors[row["step"]])
+
+    live = small(tiny(**BASE), change)
     found = live.run().diagnosis
     assert found is not None
     assert (found.cause, found.group) == ("silent_corruption", "numerics")
@@ -70,7 +80,7 @@ def test_what_no_replay_brings_back_points_at_the_device(small: MakeSmall, tiny:
     assert found.controls.exact < 3.0
     assert "device" in found.summary
     names = [name for name, _ in live.trial.state.model.named_parameters()]
-    assert (found.culprits.step, found.culprits.layer) == (START, names[-2])
+    assert (found.culprits.step, found.culprits.layer) == (min(factors), names[-2])
 
 
 def test_a_run_that_differs_from_the_first_replayed_step_on_is_no_corruption(small: MakeSmall, tiny: Tiny) -> None:
