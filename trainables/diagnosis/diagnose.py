@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from trainables.config import TrialConfig
-from trainables.detectors import Symptom
+from trainables.detectors import Symptom, SymptomKind
 from trainables.detectors.broken import OF_ONE_STEP
 from trainables.diagnosis.case import BudgetSpentError, Case, Progress
 from trainables.diagnosis.causes import group_of
@@ -173,7 +173,7 @@ def examine(
             references, equal = choose_references(case.recipe, case.state, case.stream, snapshot, steps, pool)
             references = [replace(r, since=case.known.get(r.ingredient, r.since)) for r in references]
             play, controls = reference_control(
-                case, references, controls, guessing=may_guess(references, snapshot, snapshots)
+                case, references, controls, guessing=may_guess(case.symptom.kind, references, snapshot, snapshots)
             )
             if play is not None:
                 case.table[:] = equal_rows(equal, controls.exact)
@@ -192,11 +192,14 @@ def trusted_samples(recipe: Recipe, stream: Stream, symptom: Symptom) -> np.ndar
     return sample_pool(recipe, stream, 0 if symptom.kind in FROM_THE_START else symptom.onset)
 
 
-def may_guess(references: list[Reference], snapshot: Snapshot, snapshots: list[Snapshot]) -> bool:
+def may_guess(kind: SymptomKind, references: list[Reference], snapshot: Snapshot, snapshots: list[Snapshot]) -> bool:
     """Whether to try rates that nothing names: where a config has values that are no practice, these come first.
 
-    Of an old fault the damage is in a late snapshot already, where only another rate hides it.
+    Of an old fault the damage is in a late snapshot already, where only another rate hides it. Of an eval
+    gap they say nothing: who learns less never overfits.
     """
+    if kind == "eval_gap":
+        return False
     return snapshot is snapshots[-1] or all(reference.standing != "usual" for reference in references)
 
 

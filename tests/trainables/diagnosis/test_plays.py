@@ -40,13 +40,17 @@ def test_a_stalled_rate_is_raised_to_a_sound_update(recipe: Recipe) -> None:
 
 
 def test_values_that_are_no_practice_come_before_guesses() -> None:
-    """At an older snapshot too; from the last one on, and where all is practice, rates are guessed."""
+    """At an older snapshot too; from the last one on, and where all is practice, rates are guessed.
+
+    Never of an eval gap.
+    """
     early, late = Snapshot(0, {}), Snapshot(80, {})
     odd = Reference("weight_decay", Swap("no weight decay"), "usual")
     drawn = Reference("samples", Swap("others"), "drawn")
-    assert not may_guess([odd, drawn], late, [late, early])
-    assert may_guess([odd, drawn], early, [late, early])
-    assert may_guess([drawn], late, [late, early])
+    assert not may_guess("spike", [odd, drawn], late, [late, early])
+    assert may_guess("spike", [odd, drawn], early, [late, early])
+    assert may_guess("spike", [drawn], late, [late, early])
+    assert not may_guess("eval_gap", [drawn], early, [late, early])
 
 
 def test_a_run_that_never_trained_well_trusts_no_early_samples(recipe: Recipe) -> None:
