@@ -283,7 +283,7 @@ def judge(arms: dict[str, Arm], verdicts: Verdicts) -> None:
         found = ratio(one, two, "wall", idle=True)
         verdicts.say(f"two threads over one, wall clock, {name}", least, found, "(others used the machine)")
     limit = ratio(arms[f"{FAST}, 1 threads"], arms[PROCESSES], "wall", idle=True)
-    verdicts.say("two processes over it: what the cores give", None, limit, "(others used the machine)")
+    verdicts.say("two processes over this one thread: what the cores give", None, limit, "(others used the machine)")
     sequence, shuffled = arms[f"{DEFAULT}, in file order"], arms[f"{DEFAULT}, random"]
     verdicts.say("random over sequential access, images/s/core", 1 / 1.05, ratio(sequence, shuffled))
 

@@ -171,6 +171,9 @@ def ours(shards: Path, decoder: str, threads: int, ids_of: Callable[[Any, int], 
     return run
 
 
+_inherited: list[ImageSource] = []
+
+
 def in_processes(shards: Path, decoder: str, processes: int) -> Run:
     """The same by processes that share nothing and hand nothing over: as much as the machine's cores can give."""
     source = source_of(shards, decoder)
@@ -182,9 +185,6 @@ def in_processes(shards: Path, decoder: str, processes: int) -> Run:
         pool.map(_fetch_all, [ids[first::processes] for first in range(processes)], chunksize=1)
 
     return run
-
-
-_inherited: list[ImageSource] = []
 
 
 def _fetch_all(batches: np.ndarray) -> None:
