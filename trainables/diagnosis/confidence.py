@@ -32,9 +32,14 @@ def confidence_of(agreed: int, of: int, standing: str = "drawn", margin: float =
 
 
 def calibrated(share: float) -> float:
-    """A share of agreement, above 0 and below 1, as a confidence: its log-odds stretched by STRETCH from PIVOT's on."""
+    """A share of agreement, above 0 and below 1, as a confidence."""
+    return stretched(share, STRETCH)
+
+
+def stretched(share: float, factor: float) -> float:
+    """A share, above 0 and below 1, whose log-odds beyond those of PIVOT are `factor` times as large."""
     pivot = math.log(PIVOT / (1.0 - PIVOT))
-    log_odds = pivot + STRETCH * (math.log(share / (1.0 - share)) - pivot)
+    log_odds = pivot + factor * (math.log(share / (1.0 - share)) - pivot)
     return 1.0 / (1.0 + math.exp(-log_odds))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainables.diagnosis.confidence import PIVOT
+from trainables.diagnosis.confidence import stretched
 from trainables.rng import generator
 
 DRAWS = 2000
@@ -61,17 +61,9 @@ def brier_skill(confidences: Sequence[float], right: Sequence[bool]) -> float:
     return 1.0 - float(np.mean((np.asarray(confidences) - outcome) ** 2)) / reference
 
 
-def stretched(confidences: Sequence[float], factor: float) -> np.ndarray:
-    """Confidences whose log-odds beyond those of PIVOT are `factor` times as large."""
-    clipped = np.clip(confidences, 1e-6, 1.0 - 1e-6)
-    pivot = np.log(PIVOT / (1.0 - PIVOT))
-    shrunk: np.ndarray = 1.0 / (1.0 + np.exp(-pivot - factor * (np.log(clipped / (1.0 - clipped)) - pivot)))
-    return shrunk
-
-
 def log_loss(confidences: Sequence[float], right: Sequence[bool], factor: float = 1.0) -> float:
     """Mean of -log of what was given to the outcome, by confidences that are `stretched`; nan of none."""
-    given = stretched(confidences, factor)
+    given = np.array([stretched(share, factor) for share in np.clip(confidences, 1e-6, 1.0 - 1e-6).tolist()])
     return float(-np.mean(np.log(np.where(right, given, 1.0 - given)))) if len(given) else float("nan")
 
 
