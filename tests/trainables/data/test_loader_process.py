@@ -137,7 +137,7 @@ def test_quarantined_files_are_known_here(tiny_images: TinyImages, tmp_path: Pat
     split = open_index(str(tiny_images(suffix=".jpg")), cache_dir=tmp_path / "cache").train
     files = [Path(split.store.locate(place)) for place in range(3)]
     files[0].write_bytes(b"no image")
-    decoder = open_decoder("turbojpeg")
+    decoder = open_decoder("nvimgcodec")
     plain = ImageSource(split, 16, "crop", 0, decoder=decoder, quarantine=Quarantine(split, 1))
     with LoaderProcess({"train": replace(plain, quarantine=Quarantine(split, 1))}, 1) as helper:
         helped = replace(helper._sources["train"], helper=helper)
